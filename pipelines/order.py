@@ -1,0 +1,80 @@
+"""Which images make up which batch: a function of (seed, epoch) alone, cut into equal parts for the ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tcc_fast.draws import permutation
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among all that train together."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+SINGLE = Shard()
+"""The only process there is."""
+
+
+class EpochOrder:
+    """The shuffled order of every epoch, as the index of each batch that this rank gets.
+
+    All ranks' parts of a batch together are the same global batch, however many ranks there are. The tail that
+    does not fill a global batch is dropped; since every epoch is shuffled anew, it is another one each time.
+
+    Args:
+        num_images: N.
+        batch_size: the global batch, over all ranks.
+        seed: of the shuffling.
+        shard: this rank.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, shard: Shard) -> None:
+        if batch_size > num_images:
+            raise ValueError(
+                f"train.batch_size is {batch_size}, but the data set has {num_images} images: "
+                f"set train.batch_size={max(2, 1 << (num_images // 4).bit_length() - 1)} or less"
+            )
+        if batch_size % shard.world_size:
+            raise ValueError(
+                f"train.batch_size is {batch_size}, which {shard.world_size} processes cannot share equally: "
+                f"set train.batch_size={batch_size // shard.world_size * shard.world_size or shard.world_size}"
+            )
+        self.num_images, self.batch_size, self.seed, self.shard = num_images, batch_size, seed, shard
+        self.batches_per_epoch = num_images // batch_size
+        self._epoch: int | None = None
+
+    def indices(self, epoch: int, batch: int) -> Tensor:
+        """This rank's part of a batch: (batch_size / world_size,) int64 on the CPU."""
+        if self._epoch != epoch:
+            self._permutation = permutation(self.num_images, self.seed, epoch)
+            self._epoch = epoch
+        part = self.batch_size // self.shard.world_size
+        start = batch * self.batch_size + self.shard.rank * part
+        return self._permutation[start : start + part]
+
+
+class Position:
+    """Where a pipeline stands; the part of the `Pipeline` protocol that every backend shares."""
+
+    def __init__(self, batches_per_epoch: int) -> None:
+        self.batches_per_epoch = batches_per_epoch
+        self.epoch = 0
+        self.batch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of ``epoch``."""
+        self.epoch, self.batch = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch will come from."""
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where ``state`` was taken."""
+        self.epoch, self.batch = state["epoch"], state["batch"]

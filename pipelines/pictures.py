@@ -1,0 +1,69 @@
+"""Pictures of a data set, decoded and brought to one geometry, as batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tcc_fast.augment import whole_view
+from tcc_fast.datasets import Dataset
+
+CHUNK = 256
+"""Pictures decoded at a time: bounds the memory beyond the result."""
+
+
+def common_geometry(dataset: Dataset, image_size: int) -> tuple[int, int]:
+    """Height and width at which pictures are kept in memory.
+
+    The stored geometry when it is the same for all. Otherwise a square to which each picture is squeezed, with
+    the stored short side (crops are then drawn in a picture's own geometry, so nothing is cut off and the
+    views have the right aspect); 1.15 times the view when pictures were stored at their original sizes.
+    """
+    geometry = dataset.manifest.geometry
+    if geometry.uniform_size is not None:
+        return geometry.uniform_size
+    side = geometry.short_side or -(-image_size * 115 // 100)
+    return side, side
+
+
+def decode(dataset: Dataset, indices: Sequence[int], geometry: tuple[int, int]) -> Tensor:
+    """Decode pictures in threads: (n, 3, H, W) uint8 on the CPU."""
+    height, width = geometry
+
+    def one(index: int) -> np.ndarray:
+        pixels = dataset.decode(index)
+        if pixels.shape[:2] != geometry:
+            resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(resized)
+        return pixels.transpose(2, 0, 1)
+
+    result = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
+        for start in range(0, len(indices), CHUNK):
+            decoded = list(threads.map(one, indices[start : start + CHUNK]))
+            result[start : start + len(decoded)] = torch.from_numpy(np.stack(decoded))
+    return result
+
+
+def whole_views(
+    dataset: Dataset, indices: Sequence[int], image_size: int, batch_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Un-augmented views of the pictures, in order: batches of (at most ``batch_size``, 3, S, S)."""
+    mean, std = channel_moments(dataset, device)
+    geometry = common_geometry(dataset, image_size)
+    for start in range(0, len(indices), batch_size):
+        pictures = decode(dataset, indices[start : start + batch_size], geometry).to(device)
+        yield whole_view(pictures, image_size, mean, std)
+
+
+def channel_moments(dataset: Dataset, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, (3,) each, for normalisation; a constant channel gets 1."""
+    mean = torch.tensor(dataset.manifest.mean, device=device)
+    std = torch.tensor(dataset.manifest.std, device=device)
+    return mean, torch.where(std < 1e-3, 1.0, std)

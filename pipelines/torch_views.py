@@ -1,0 +1,136 @@
+"""The `torch` pipeline: a DataLoader with torchvision transforms on PIL images, twice an image.
+
+This is what the field runs today, and the reference: the other pipelines must draw from the same distributions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import v2
+
+from tcc_fast.augment import BLUR_SIGMA, blur_kernel_size
+from tcc_fast.batch import Batch
+from tcc_fast.config import AugmentConfig
+from tcc_fast.datasets import Dataset
+from tcc_fast.draws import STREAM_AUGMENT, scalar_key
+from tcc_fast.pipelines.order import EpochOrder, Position
+from tcc_fast.pipelines.pictures import channel_moments
+
+
+def reference_transform(recipe: AugmentConfig, image_size: int, mean: Tensor, std: Tensor) -> v2.Transform:
+    """The recipe built from torchvision: a PIL image or a (3, H, W) tensor to a (3, S, S) float tensor."""
+    steps: list[v2.Transform] = []
+    if recipe.rotation or recipe.shear or recipe.zoom != (1.0, 1.0):
+        steps.append(
+            v2.RandomAffine(
+                recipe.rotation,
+                scale=recipe.zoom,
+                shear=recipe.shear or None,
+                interpolation=v2.InterpolationMode.BILINEAR,
+            )
+        )
+    steps += [
+        v2.RandomResizedCrop(image_size, recipe.crop_area, recipe.crop_aspect, antialias=True),
+        v2.RandomHorizontalFlip(recipe.flip),
+    ]
+    if recipe.jitter:
+        jitter = v2.ColorJitter(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
+        steps.append(v2.RandomApply([jitter], recipe.jitter))
+    if recipe.grey:
+        steps.append(v2.RandomGrayscale(recipe.grey))
+    if recipe.blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(blur_kernel_size(image_size), BLUR_SIGMA)], recipe.blur))
+    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean.tolist(), std.tolist())]
+    return v2.Compose(steps)
+
+
+class _TwoViews(TorchDataset[tuple[Tensor, Tensor, int]]):
+    """Items are asked for by (epoch, index), so that workers that live through all epochs know the epoch."""
+
+    def __init__(self, dataset: Dataset, transform: v2.Transform, seed: int) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:  # type: ignore[override]
+        epoch, index = item
+        picture = Image.fromarray(self.dataset.decode(index))
+        views = []
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            for view in (1, 2):
+                torch.manual_seed(scalar_key(STREAM_AUGMENT, self.seed, epoch, view, index) % (1 << 63))
+                views.append(self.transform(picture))
+        return views[0], views[1], index
+
+
+class _RestOfEpoch:
+    """Batch sampler over what is left of the current epoch."""
+
+    def __init__(self, order: EpochOrder, position: Position) -> None:
+        self.order, self.position = order, position
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.position.epoch
+        for batch in range(self.position.batch, self.order.batches_per_epoch):
+            yield [(epoch, index) for index in self.order.indices(epoch, batch).tolist()]
+
+    def __len__(self) -> int:
+        return self.order.batches_per_epoch - self.position.batch
+
+
+class TorchPipeline(Position):
+    """DataLoader with ``workers`` processes that stay alive from epoch to epoch.
+
+    Args:
+        dataset: read lazily, in the workers.
+        recipe: the augmentation.
+        image_size: S.
+        order: which images come when.
+        device: where views go.
+        workers: processes; 0 works in this one, None takes one per core, at most 16.
+        dtype: of the views.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: AugmentConfig,
+        image_size: int,
+        order: EpochOrder,
+        device: torch.device,
+        workers: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(order.batches_per_epoch)
+        if workers is None:
+            workers = min(16, os.cpu_count() or 1)
+        self.device, self.dtype = device, dtype
+        transform = reference_transform(recipe, image_size, *channel_moments(dataset))
+        self._loader: DataLoader[tuple[Tensor, Tensor, int]] | None = DataLoader(
+            _TwoViews(dataset, transform, order.seed),
+            batch_sampler=_RestOfEpoch(order, self),  # type: ignore[arg-type]
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator().manual_seed(order.seed),  # its own: the global one is not touched
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        assert self._loader is not None, "the pipeline is closed"
+        for view_1, view_2, index in self._loader:
+            self.batch += 1
+            yield Batch(self._place(view_1), self._place(view_2), index.to(self.device, non_blocking=True))
+        self.set_epoch(self.epoch + 1)
+
+    def _place(self, view: Tensor) -> Tensor:
+        moved = view.to(self.device, self.dtype, non_blocking=True)
+        return moved.contiguous(memory_format=torch.channels_last)
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._loader = None  # its iterator's destructor ends them

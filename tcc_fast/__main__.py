@@ -1,0 +1,23 @@
+"""``python -m tcc_fast``, also what ``accelerate launch -m tcc_fast`` runs."""
+
+from __future__ import annotations
+
+import sys
+
+from tcc_fast.cli import app
+
+
+def main() -> None:
+    """Run the command line. What a user can mend is printed in one line, without a traceback; exit code 1."""
+    try:
+        app(prog_name="tcc-fast")
+    except ValueError as error:
+        print(f"tcc-fast: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("tcc-fast: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""The two-view recipe as pure functions on a whole uint8 batch, on any device.
+
+Two steps: :func:`draw` turns keys into parameters (what happens to each view), :func:`apply` turns pictures and
+parameters into views. The meaning of every operation is torchvision's (`RandomAffine`, `RandomResizedCrop` with
+antialiasing, `RandomHorizontalFlip`, `ColorJitter` inside `RandomApply`, `RandomGrayscale`, `GaussianBlur`),
+in that order and on float images; `pipelines/torch_views.py` builds the same recipe from torchvision itself.
+
+Shapes: B pictures, stored at H × W pixels, S the side of a view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tcc_fast.config import AugmentConfig
+from tcc_fast.draws import uniform
+
+CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+BLUR_SIGMA = (0.1, 2.0)
+JITTER_PARTS = ("brightness", "contrast", "saturation", "hue")
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """What happens to each of B views."""
+
+    angle: Tensor
+    """(B,) degrees, counter-clockwise as torchvision's RandomAffine."""
+    shear: Tensor
+    """(B,) degrees along x."""
+    zoom: Tensor
+    """(B,) scale factor."""
+    box: Tensor
+    """(B, 4) crop top, left, height, width, in pixels of the picture's own geometry."""
+    flip: Tensor
+    """(B,) bool."""
+    jitter: Tensor
+    """(B,) bool: whether the colour jitter is applied."""
+    factors: Tensor
+    """(B, 4) brightness, contrast and saturation factor, hue shift in turns."""
+    order: Tensor
+    """(B, 4) int64: the parts of the jitter, as indices into ``factors``, in the order they are applied."""
+    grey: Tensor
+    """(B,) bool."""
+    blur: Tensor
+    """(B,) bool."""
+    sigma: Tensor
+    """(B,) pixels."""
+
+
+def draw(recipe: AugmentConfig, key: Tensor, heights: Tensor, widths: Tensor) -> ViewParameters:
+    """Draw the parameters of one view for each of B pictures, with torchvision's distributions.
+
+    Args:
+        recipe: probabilities and ranges.
+        key: (B,) int64; equal keys draw equal parameters.
+        heights: (B,) size of each picture, in pixels.
+        widths: (B,).
+    """
+    u = uniform(key, 16 + 3 * CROP_ATTEMPTS)
+
+    def between(slot: int, low: float, high: float) -> Tensor:
+        return low + (high - low) * u[:, slot]
+
+    factors = torch.stack(
+        [
+            between(4, 1 - recipe.brightness, 1 + recipe.brightness),
+            between(5, 1 - recipe.contrast, 1 + recipe.contrast),
+            between(6, 1 - recipe.saturation, 1 + recipe.saturation),
+            between(7, -recipe.hue, recipe.hue),
+        ],
+        dim=1,
+    )
+    crop_aspect = (math.log(recipe.crop_aspect[0]), math.log(recipe.crop_aspect[1]))
+    return ViewParameters(
+        angle=between(0, -recipe.rotation, recipe.rotation),
+        shear=between(1, -recipe.shear, recipe.shear),
+        zoom=between(2, *recipe.zoom),
+        box=_crop_box(u[:, 16:], recipe.crop_area, crop_aspect, heights, widths),
+        flip=u[:, 3] < recipe.flip,
+        jitter=u[:, 8] < recipe.jitter,
+        factors=factors,
+        order=u[:, 9:13].argsort(dim=1),
+        grey=u[:, 13] < recipe.grey,
+        blur=u[:, 14] < recipe.blur,
+        sigma=between(15, *BLUR_SIGMA),
+    )
+
+
+def _crop_box(
+    u: Tensor, area: tuple[float, float], log_aspect: tuple[float, float], heights: Tensor, widths: Tensor
+) -> Tensor:
+    """RandomResizedCrop.get_params for a whole batch: the first of ten attempts that fits, else a centre crop."""
+    u_area, u_aspect, u_place = u.split(CROP_ATTEMPTS, dim=1)  # (B, 10) each
+    height, width = heights.float().unsqueeze(1), widths.float().unsqueeze(1)
+    target = height * width * (area[0] + (area[1] - area[0]) * u_area)
+    aspect = torch.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * u_aspect)
+    crop_w = torch.round(torch.sqrt(target * aspect))
+    crop_h = torch.round(torch.sqrt(target / aspect))
+    fits = (crop_w > 0) & (crop_w <= width) & (crop_h > 0) & (crop_h <= height)
+    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)  # 0 when none fits; replaced below
+    crop_w, crop_h = crop_w.gather(1, first).squeeze(1), crop_h.gather(1, first).squeeze(1)
+    # Two slots of the place draws that belong to no attempt in particular: the position needs no more.
+    top = torch.floor(u_place[:, 0] * (heights - crop_h + 1))
+    left = torch.floor(u_place[:, 1] * (widths - crop_w + 1))
+
+    picture_aspect = widths / heights
+    lowest, highest = math.exp(log_aspect[0]), math.exp(log_aspect[1])
+    centre_w = torch.where(picture_aspect > highest, torch.round(heights * highest), widths.float())
+    centre_h = torch.where(picture_aspect < lowest, torch.round(widths / lowest), heights.float())
+    centre = torch.stack(
+        [torch.floor((heights - centre_h) / 2), torch.floor((widths - centre_w) / 2), centre_h, centre_w], dim=1
+    )
+    return torch.where(fits.any(dim=1, keepdim=True), torch.stack([top, left, crop_h, crop_w], dim=1), centre)
+
+
+def apply(
+    pictures: Tensor,
+    parameters: ViewParameters,
+    recipe: AugmentConfig,
+    size: int,
+    mean: Tensor,
+    std: Tensor,
+    geometry: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Make one view of each picture.
+
+    Args:
+        pictures: (B, 3, H, W) uint8.
+        parameters: of B views.
+        recipe: only which operations occur at all is read from it, so that absent ones cost nothing.
+        size: S.
+        mean: (3,) of the data set, pixels in 0..1.
+        std: (3,).
+        geometry: (heights, widths), (B,) each, that ``parameters.box`` refers to, when the pictures are stored
+            squeezed to H × W; None: H × W itself.
+
+    Returns:
+        (B, 3, S, S) float32, normalised, channels-last.
+    """
+    height, width = pictures.shape[-2:]
+    images = pictures.to(torch.float32) / 255.0
+    if recipe.rotation or recipe.shear or recipe.zoom != (1.0, 1.0):
+        images = affine(images, parameters.angle, parameters.shear, parameters.zoom)
+    top, left, box_h, box_w = parameters.box.unbind(1)
+    if geometry is not None:
+        heights, widths = geometry
+        top, box_h = top * height / heights, box_h * height / heights
+        left, box_w = left * width / widths, box_w * width / widths
+    images = crop_resize(images, top, left, box_h, box_w, parameters.flip, size)
+    images = colour_jitter(images, parameters, recipe)
+    if recipe.grey:
+        images = torch.where(parameters.grey.view(-1, 1, 1, 1), grey(images), images)
+    if recipe.blur:
+        images = torch.where(parameters.blur.view(-1, 1, 1, 1), gaussian_blur(images, parameters.sigma), images)
+    return normalize(images, mean, std)
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x - mean) / std per channel: (B, 3, S, S) to the same, channels-last."""
+    images = (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def whole_view(pictures: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """The un-augmented view of inference: the whole picture resized (antialiased) to S × S and normalised."""
+    count, _, height, width = pictures.shape
+    zero = torch.zeros(count, device=pictures.device)
+    no_flip = torch.zeros(count, dtype=torch.bool, device=pictures.device)
+    images = pictures.to(torch.float32) / 255.0
+    if (height, width) != (size, size):
+        images = crop_resize(images, zero, zero, zero + height, zero + width, no_flip, size)
+    return normalize(images, mean, std)
+
+
+def affine(images: Tensor, angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
+    """RandomAffine about the centre, bilinear, black outside: (B, 3, H, W), (B,) each, to (B, 3, H, W)."""
+    height, width = images.shape[-2:]
+    rotation, tilt = torch.deg2rad(angle), torch.deg2rad(shear)
+    # torchvision's forward map is R(angle) · Shear · zoom; sampling needs its inverse.
+    a, b = torch.cos(rotation), -torch.cos(rotation) * torch.tan(tilt) - torch.sin(rotation)
+    c, d = torch.sin(rotation), -torch.sin(rotation) * torch.tan(tilt) + torch.cos(rotation)
+    inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / zoom.view(-1, 1, 1)
+    # grid_sample's coordinates run from -1 to 1 over each side: scale out and back.
+    scale = torch.tensor([width, height], dtype=images.dtype, device=images.device)
+    matrix = inverse * scale.view(1, 1, 2) / scale.view(1, 2, 1)
+    theta = F.pad(matrix, (0, 1))  # no translation
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
+    """Rows of an antialiased (triangle) resize of pixels [start, start + length) to ``size``.
+
+    Args:
+        start: (B,) pixels; may be fractional.
+        length: (B,) pixels.
+        source: pixels along the side.
+        size: S.
+
+    Returns:
+        (B, S, source), every row summing to 1. Equal to torchvision's antialiased bilinear resize of the crop.
+    """
+    device = start.device
+    scale = (length / size).view(-1, 1, 1)
+    support = scale.clamp(min=1.0)
+    output = torch.arange(size, device=device, dtype=torch.float32).view(1, -1, 1) + 0.5
+    pixel = torch.arange(source, device=device, dtype=torch.float32).view(1, 1, -1) + 0.5
+    start, end = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
+    weights = (1.0 - (pixel - (start + output * scale)).abs() / support).clamp(min=0.0)
+    weights = torch.where((pixel > start) & (pixel < end), weights, 0.0)
+    return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)
+
+
+def crop_resize(
+    images: Tensor, top: Tensor, left: Tensor, box_h: Tensor, box_w: Tensor, flip: Tensor, size: int
+) -> Tensor:
+    """Crop, antialiased resize and horizontal flip as two matrix products: (B, 3, H, W) to (B, 3, S, S)."""
+    height, width = images.shape[-2:]
+    rows = resize_weights(top, box_h, height, size)
+    columns = resize_weights(left, box_w, width, size)
+    columns = torch.where(flip.view(-1, 1, 1), columns.flip(1), columns)
+    return rows.unsqueeze(1) @ images @ columns.transpose(1, 2).unsqueeze(1)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Luma of RGB images in 0..1: (B, 3, S, S) to (B, 1, S, S)."""
+    red, green, blue = images.unbind(1)
+    return (GREY_WEIGHTS[0] * red + GREY_WEIGHTS[1] * green + GREY_WEIGHTS[2] * blue).unsqueeze(1)
+
+
+def colour_jitter(images: Tensor, parameters: ViewParameters, recipe: AugmentConfig) -> Tensor:
+    """ColorJitter with a random order for each image. Parts whose strength is 0 in the recipe are left out."""
+    active = [i for i, part in enumerate(JITTER_PARTS) if getattr(recipe, part) > 0]
+    if not active or not recipe.jitter:
+        return images
+    for position in range(len(JITTER_PARTS)):
+        turn = parameters.order[:, position]
+        result = images
+        for part in active:
+            chosen = (parameters.jitter & (turn == part)).view(-1, 1, 1, 1)
+            factor = parameters.factors[:, part].view(-1, 1, 1, 1)
+            result = torch.where(chosen, _JITTER[part](images, factor), result)
+        images = result
+    return images
+
+
+def _brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * factor).clamp(0.0, 1.0)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    mean = grey(images).mean(dim=(2, 3), keepdim=True)
+    return (factor * images + (1 - factor) * mean).clamp(0.0, 1.0)
+
+
+def _saturation(images: Tensor, factor: Tensor) -> Tensor:
+    return (factor * images + (1 - factor) * grey(images)).clamp(0.0, 1.0)
+
+
+def _hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Shift the hue by a fraction of a turn, through HSV."""
+    red, green, blue = images.unbind(1)
+    value, low = images.amax(1), images.amin(1)
+    chroma = value - low
+    divisor = torch.where(chroma == 0, 1.0, chroma)
+    hue = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
+    )
+    sector = torch.remainder(hue / 6.0 + shift.view(-1, 1, 1), 1.0).unsqueeze(1) * 6.0  # (B, 1, S, S)
+    # Each channel is value - chroma · trapezoid((n + sector) mod 6), with n = 5, 3, 1.
+    offset = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    k = torch.remainder(offset + sector, 6.0)
+    ramp = torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
+    return value.unsqueeze(1) - chroma.unsqueeze(1) * ramp
+
+
+_JITTER = (_brightness, _contrast, _saturation, _hue)
+
+
+def blur_kernel_size(size: int) -> int:
+    """Kernel of GaussianBlur for views of this size: odd, about a tenth of it, at least 3."""
+    return max(3, size // 10 | 1)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """GaussianBlur with a sigma for each image and reflected borders, as two matrix products."""
+    weights = _blur_matrix(sigma, images.shape[-1])
+    return weights.unsqueeze(1) @ images @ weights.transpose(1, 2).unsqueeze(1)
+
+
+def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
+    """(B,) to (B, S, S): row o holds the weights of the input pixels of output pixel o."""
+    half = blur_kernel_size(size) // 2
+    offset = torch.arange(-half, half + 1, device=sigma.device)
+    kernel = torch.softmax(-0.5 * (offset / sigma.unsqueeze(1)) ** 2, dim=1)  # (B, kernel)
+    source = (torch.arange(size, device=sigma.device).unsqueeze(1) + offset).abs()  # reflected at 0
+    source = torch.where(source >= size, 2 * (size - 1) - source, source)  # and at the far end
+    matrix = torch.zeros(len(sigma), size, size, device=sigma.device)
+    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel.unsqueeze(1).expand(-1, size, -1))

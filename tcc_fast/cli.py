@@ -1,0 +1,115 @@
+"""The command line: ``tcc-fast convert``, ``train``, ``eval``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tcc_fast import __version__
+from tcc_fast.datasets.reader import READERS
+
+app = typer.Typer(
+    name="tcc-fast",
+    help="Twin-contrast clustering (TCC) of unlabelled images, at the speed of the hardware.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+DatasetName = typer.Argument(metavar="NAME", help=f"Where the pictures come from: {', '.join(READERS)}.")
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"tcc-fast {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def convert(
+    name: Annotated[str, DatasetName],
+    out: Annotated[Path | None, typer.Option(help="Data set folder to make; default: data/NAME.")] = None,
+    src: Annotated[Path | None, typer.Option(help="The raw pictures, for `folder`.")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="Reduce pictures to this short side in pixels; 0 keeps their size.")
+    ] = None,
+    quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded anew.")] = 95,
+    labels: Annotated[str, typer.Option(help="auto, none, or folders (first folder of a path is its class).")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+    max_rejected: Annotated[
+        str, typer.Option(help="Files that may be rejected: a count (20) or a share (0.1) of all.")
+    ] = "0.5",
+    overwrite: Annotated[bool, typer.Option(help="Replace the data set that is there.")] = False,
+) -> None:
+    """Convert raw pictures to a packed data set folder."""
+    from tcc_fast.datasets import convert as convert_pictures
+
+    report = convert_pictures(
+        name,
+        out,
+        src,
+        short_side=short_side,
+        quality=quality,
+        labels=labels,  # type: ignore[arg-type]  # checked there
+        workers=workers,
+        max_rejected=_count_or_share(max_rejected),
+        overwrite=overwrite,
+    )
+    typer.echo(report.summary())
+
+
+def _count_or_share(text: str) -> int | float:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise ValueError(f"--max-rejected is {text!r}, but must be a count (20) or a share (0.1)") from None
+
+
+@app.command()
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as seed=1.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="A built-in config or a YAML file; default: the one named as the data set.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-DATE-TIME.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|auto",
+            help="Continue a run (a folder, or `latest`); `auto` with --out continues it or starts it.",
+        ),
+    ] = None,
+) -> None:
+    """Train TCC on a packed data set."""
+    from tcc_fast.run_folder import plan_run, point_latest_at
+    from tcc_fast.train import train as train_run
+
+    plan = plan_run(config, data, out, resume, overrides or [])
+    checkpoint = train_run(plan.config, plan.data, plan.run, plan.resume)
+    point_latest_at(plan.run)
+    if plan.is_main:
+        typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
+
+
+@app.command(name="eval")
+def evaluate_command(
+    ckpt: Annotated[str, typer.Option(help="A run, a checkpoint folder, or `latest`.")],
+    data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one trained on.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
+    kmeans_pixels: Annotated[bool, typer.Option(help="Also run k-means on the pixels, to compare with.")] = False,
+) -> None:
+    """Evaluate the clusters of a checkpoint."""
+    from tcc_fast.evaluate import evaluate
+    from tcc_fast.report import show_evaluation
+
+    result = evaluate(ckpt, data, kmeans_pixels=kmeans_pixels)
+    show_evaluation(result, Console(highlight=False))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,338 @@
+"""Typed, validated settings of a run.
+
+Defaults are the literal method: the paper's equations, and where the paper's equations give no number, the
+first author's public prototype. Each field says where its default comes from (paper, prototype, MiCE, ours).
+What is not in the equations is marked "addition" and is off by default. A file in ``configs/`` holds only its
+departures from these defaults, each with its reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+BUILT_IN = files("tcc_fast") / "configs"
+
+
+def _on_off(value: Any) -> Any:
+    """YAML reads a bare on/off as a boolean; the command line passes the word."""
+    return {True: "on", False: "off", "true": "on", "false": "off"}.get(value, value)
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Where pictures come from and at what size they are trained on."""
+
+    pipeline: Literal["auto", "resident", "torch"] = "auto"
+    """How views are made: `resident` (decoded once into device memory), `torch` (DataLoader, the reference)."""
+    image_size: int = Field(96, ge=4, le=1024)
+    """Side of the square views, in pixels."""
+    workers: int | None = Field(None, ge=0)
+    """Worker processes of the `torch` pipeline; empty: one per core, at most 16."""
+
+
+class AugmentConfig(Section):
+    """The two-view recipe, in torchvision's meaning of each word and in this order. Origin: prototype."""
+
+    rotation: float = Field(0.0, ge=0, le=180)
+    """RandomAffine: rotation in degrees, drawn from [-x, x]. Addition."""
+    shear: float = Field(0.0, ge=0, le=80)
+    """RandomAffine: shear along x in degrees, drawn from [-x, x]. Addition."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """RandomAffine: scale factor, drawn from this range; below 1 shows a black border. Addition."""
+    crop_area: tuple[float, float] = (0.2, 1.0)
+    """RandomResizedCrop: fraction of the picture's area."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """RandomResizedCrop: aspect ratio (width / height), log-uniform."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip. 0 for anything that has a reading direction."""
+    jitter: Fraction = 1.0
+    """Probability of the colour jitter (its four parts in random order)."""
+    brightness: float = Field(0.4, ge=0, le=1)
+    """ColorJitter: factor from [1 - x, 1 + x]."""
+    contrast: float = Field(0.4, ge=0, le=1)
+    """ColorJitter: factor from [1 - x, 1 + x], about the picture's own mean grey."""
+    saturation: float = Field(0.4, ge=0, le=1)
+    """ColorJitter: factor from [1 - x, 1 + x]."""
+    hue: float = Field(0.4, ge=0, le=0.5)
+    """ColorJitter: shift from [-x, x] turns."""
+    grey: Fraction = 0.2
+    """Probability of RandomGrayscale."""
+    blur: Fraction = 0.0
+    """Probability of GaussianBlur, sigma from [0.1, 2] px, kernel about a tenth of the image. Origin of use: CC."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AugmentConfig:
+        for name in ("zoom", "crop_area", "crop_aspect"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be a range 0 < low <= high, got [{low:g}, {high:g}]")
+        if self.crop_area[1] > 1:
+            raise ValueError("crop_area must not exceed 1 (use zoom below 1 to show more than the picture)")
+        return self
+
+
+class ModelConfig(Section):
+    """The network: encoder, prototypes, and the heads of equations (3) and (7)."""
+
+    num_clusters: int | None = Field(None, ge=2)
+    """K. Empty: the number of classes in the data set, when it has labels."""
+    backbone: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet34"
+    """Encoder. `resnet_small`: three stages of one block (16, 32, 64 channels), for CPUs. Origin: prototype."""
+    stem: Literal["3x3", "7x7"] = "3x3"
+    """First layer: 3×3 at full resolution (small images; prototype), or 7×7 with stride 2 and pooling."""
+    feature_dim: int = Field(128, ge=2)
+    """d, the dimension of f. Origin: prototype, MiCE."""
+    normalize_features: bool = True
+    """Divide f by its L2 norm before (3). The equations do not say; origin: prototype, MiCE."""
+    normalize_prototypes: bool = True
+    """Use μ divided by its L2 norm in (3). The equations do not say; origin: prototype, MiCE."""
+    prototype_init: Literal["simplex", "orthogonal", "normal"] = "simplex"
+    """Initial μ: maximally separated centres (prototype, MiCE), orthonormal rows, or normal draws."""
+    condition_on_cluster: bool = True
+    """e = f + NN(c) as in (7); false: e = f."""
+    feature_batch_norm: bool = False
+    """Addition: batch norm without scale and shift on f, before its L2 norm. Without it f starts almost constant."""
+    assignment_temperature: Positive = 1.0
+    """Addition: π = softmax(μᵀf / this). 1 is equation (3); with unit f and μ it cannot leave near-uniform π."""
+
+
+class LossConfig(Section):
+    """Equations (5) to (9)."""
+
+    alpha: Fraction = 0.5
+    """α of (9): weight of the cluster-level loss, 1 - α that of the instance-level bound. Ours: nothing public says."""
+    alpha_ramp_steps: int = Field(0, ge=0)
+    """α grows linearly from 0 over this many steps (from the k-means start on, if there is one); 0: constant."""
+    temperature: Positive = 1.0
+    """τ of (7), and of (5) unless `temperature_cluster` is set. Origin: prototype, MiCE."""
+    temperature_cluster: Positive | None = None
+    """A τ of its own for (5); empty: the same."""
+    kl_weight: float = Field(1.0, ge=0)
+    """Weight of KL(π || uniform) in (8). 1 is the literal equation; less is an addition."""
+    gumbel: bool = True
+    """Draw c by Gumbel-softmax; false: c = π."""
+    gumbel_temperature: Positive = 0.3
+    """λ. Origin: prototype."""
+    cluster_track: bool = True
+    """False removes all that needs π (equation 5, NN(c), KL): plain instance contrast, to compare with."""
+    symmetric: bool = False
+    """Also contrast view 2 (online) with view 1 (momentum), and average: twice the forward work."""
+
+
+class QueueConfig(Section):
+    """The momentum queues P and Q. A slot that was never written is no negative."""
+
+    cluster: bool = True
+    """Use P in (5); false: a cluster has no negatives from the past, only the other clusters of this step."""
+    cluster_multiple: int = Field(20, ge=1)
+    """L / K: steps that P remembers. Origin: prototype."""
+    instance_length: int = Field(16384, ge=1)
+    """J, entries of Q. Origin: prototype, MiCE."""
+
+
+class MomentumConfig(Section):
+    """The momentum network θ̂."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    """m of θ̂ ← m θ̂ + (1 - m) θ. Origin: prototype, MiCE."""
+    warmup: bool = False
+    """Addition: m_t = min(m, 1 - 1 / (t / 10 + 2)), for runs too short for a constant m."""
+
+
+class StartConfig(Section):
+    """Addition: a k-means start of the prototypes after an instance-only warm-up. One initialisation, done once."""
+
+    method: Literal["none", "kmeans"] = "none"
+    """`kmeans`: until `epochs` train by plain instance contrast, then set μ to k-means centres of un-augmented f."""
+    epochs: int = Field(0, ge=0)
+    """Length of the instance-only warm-up."""
+    restarts: int = Field(20, ge=1)
+    """k-means restarts; the one with the lowest inertia is kept."""
+
+
+class OptimConfig(Section):
+    """Optimiser and learning rate. μ, biases and batch norm are never decayed."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Origin: prototype."""
+    lr: Positive = 1e-3
+    """Peak learning rate, for the global batch. Origin: prototype."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Coupled (L2) for adam and sgd, decoupled for adamw."""
+    sgd_momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd. Origin: MiCE."""
+    schedule: Literal["constant", "cosine", "steps"] = "steps"
+    """How lr falls. Origin: prototype (stepwise)."""
+    milestones: tuple[Fraction, ...] = (0.48, 0.64, 0.8)
+    """`steps`: lr × 0.1 at these fractions of the run. Origin: MiCE (480/640/800 of 1000 epochs)."""
+    warmup_steps: int = Field(0, ge=0)
+    """Linear warm-up from 0."""
+
+
+class TrainConfig(Section):
+    """The run."""
+
+    epochs: int = Field(1000, ge=1)
+    """Origin: MiCE on CIFAR."""
+    batch_size: int = Field(384, ge=2)
+    """Global batch, over all ranks. Origin: prototype."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: autocast. `auto`: bf16 where the device computes in it, otherwise fp32."""
+    compile: Switch = "auto"
+    """torch.compile. `auto`: on for CUDA, off for the CPU, where it costs half a minute and gains nothing."""
+    log_every: int = Field(20, ge=1)
+    """Steps between logged lines; each one waits for the device."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Epochs between checkpoints; the last epoch always writes one."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints to keep."""
+    tensorboard: bool = False
+    """Also log to TensorBoard, through Accelerate's tracker (needs the extra `tensorboard`)."""
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    name: str = "custom"
+    """What the run is called: the data set's name in the built-in files."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Of every random choice: initial weights, image order, augmentation, Gumbel noise, k-means."""
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    queue: QueueConfig = QueueConfig()
+    momentum: MomentumConfig = MomentumConfig()
+    start: StartConfig = StartConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Config:
+        if self.start.method != "none" and self.start.epochs >= self.train.epochs:
+            raise ValueError(
+                f"start.epochs ({self.start.epochs}) must be smaller than train.epochs ({self.train.epochs})"
+            )
+        return self
+
+
+def built_in_names() -> list[str]:
+    """Names that ``--config`` knows without a file."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in BUILT_IN.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(name_or_file: str, overrides: list[str] | None = None) -> Config:
+    """Read a built-in config by name, or a YAML file by path, and apply ``KEY=VALUE`` overrides.
+
+    Raises:
+        ValueError: one line that names the key, what is allowed, and the nearest valid name.
+    """
+    tree = _read(name_or_file)
+    for override in overrides or []:
+        _apply_override(tree, override)
+    return config_from_tree(tree)
+
+
+def config_from_tree(tree: dict[str, Any]) -> Config:
+    """Validate nested plain data, as read from YAML or from a checkpoint."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_explain(error.errors()[0])) from None
+
+
+def _read(name_or_file: str) -> dict[str, Any]:
+    if name_or_file in built_in_names():
+        text = (BUILT_IN / f"{name_or_file}.yaml").read_text(encoding="utf-8")
+    elif Path(name_or_file).is_file():
+        text = Path(name_or_file).read_text(encoding="utf-8")
+    else:
+        raise ValueError(
+            f"no config {name_or_file!r}: it is neither a file nor one of {', '.join(built_in_names())}"
+            + _did_you_mean(name_or_file, built_in_names())
+        )
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name_or_file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{name_or_file} must hold `section:` entries, found a {type(tree).__name__}")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ValueError(f"override {override!r} must have the form KEY=VALUE, such as train.epochs=20")
+    *sections, field = key.split(".")
+    node = tree
+    for section in sections:
+        # `section:` with nothing under it reads as None.
+        child = node.get(section) or {}
+        if not isinstance(child, dict):
+            raise ValueError(f"{key}: {section!r} is a value, not a section")
+        node[section] = child
+        node = child
+    node[field] = _parse_value(text)
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-3 (no dot) as a string.
+        try:
+            return float(value) if math.isfinite(float(value)) else value
+        except ValueError:
+            return value
+    return value
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def all_keys() -> list[str]:
+    """Every dotted key, such as ``model.num_clusters``."""
+    found = []
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            found += [f"{name}.{inner}" for inner in section.model_fields]
+        else:
+            found.append(name)
+    return found
+
+
+def _explain(error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        leaf_matches = [k for k in all_keys() if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+        hint = f"; did you mean {leaf_matches[0]!r}?" if leaf_matches else _did_you_mean(key, all_keys())
+        section = key.rpartition(".")[0]
+        there = [k for k in all_keys() if k.rpartition(".")[0] == section]
+        return f"unknown config key {key!r}{hint}" + ("" if hint else f"; known here: {', '.join(there)}")
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if error["type"] == "value_error":  # raised by a validator above, and complete as it is
+        return f"config section {key!r}: {message}" if key else message
+    return f"config key {key!r}: {message}, got {error['input']!r}"

@@ -1,0 +1,13 @@
+"""Packed data sets: raw images are converted once (`convert`), then read by index (`open_dataset`).
+
+On disk a data set is a folder: `dataset.json` (the manifest), `shard-NNNNN.tar` (pictures named by index),
+`images.csv` (size and origin of every picture), `rejected.csv` (what did not become one) and, where the
+source has classes, `labels.csv`, which only evaluation opens.
+"""
+
+from tcc_fast.datasets.convert import ConversionReport, convert
+from tcc_fast.datasets.manifest import Geometry, Manifest
+from tcc_fast.datasets.reader import READERS
+from tcc_fast.datasets.store import Dataset, open_dataset
+
+__all__ = ["READERS", "ConversionReport", "Dataset", "Geometry", "Manifest", "convert", "open_dataset"]

@@ -1,0 +1,232 @@
+"""`convert`: raw images in, a packed data set folder out."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS
+from tcc_fast.datasets.encode import MAX_SHORT_SIDE, Recipe
+from tcc_fast.datasets.manifest import Manifest
+from tcc_fast.datasets.names import escape_name
+from tcc_fast.datasets.pool import default_workers, store_items
+from tcc_fast.datasets.progress import show_progress
+from tcc_fast.datasets.reader import LabelMode, Reader, Rejected, open_reader
+from tcc_fast.datasets.writer import DEFAULT_SHARD_BYTES, DatasetWriter
+
+DEFAULT_MAX_REJECTED = 0.5
+"""A run fails if more than this share of the source's files had to be rejected: then the source is not
+understood."""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Attributes:
+        path: the data set folder.
+        manifest: its manifest.
+        rejected: reason -> number of files, most frequent first (`rejected.csv` lists them one by one).
+        skipped: what was passed over in silence: reason -> count.
+        notes: sentences on how the source was understood.
+        num_bytes: size of the packed files together.
+        seconds: wall time.
+    """
+
+    path: Path
+    manifest: Manifest
+    rejected: Mapping[str, int]
+    skipped: Mapping[str, int]
+    notes: tuple[str, ...]
+    num_bytes: int
+    seconds: float
+
+    @property
+    def num_images(self) -> int:
+        """Images stored."""
+        return self.manifest.num_images
+
+    @property
+    def num_rejected(self) -> int:
+        """Source files that did not become an image."""
+        return self.manifest.num_rejected
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        classes = self.manifest.class_names
+        kind = f"in {len(classes)} classes" if self.manifest.has_labels and classes else "without labels"
+        megabytes = self.num_bytes / 1e6
+        lines = [f"{self.path}: {self.num_images} images {kind}, {megabytes:.1f} MB, {self.seconds:.1f} s"]
+        if self.rejected:
+            lines.append(f"rejected {self.num_rejected} (see rejected.csv): {_table(self.rejected)}")
+        if self.skipped:
+            lines.append(f"skipped: {_table(self.skipped)}")
+        return "\n".join([*lines, *self.notes])
+
+
+def convert(
+    name: str,
+    out: str | Path | None = None,
+    src: str | Path | None = None,
+    *,
+    short_side: int | None = None,
+    quality: int = 95,
+    labels: LabelMode = "auto",
+    workers: int | None = None,
+    max_rejected: int | float = DEFAULT_MAX_REJECTED,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> ConversionReport:
+    """Convert a source to a packed data set folder. Same source and options, same bytes, for any `workers`.
+
+    Args:
+        name: one of `tcc_fast.datasets.reader.READERS`.
+        out: destination folder, ``data/NAME`` by default.
+        src: the raw images, for readers that need it.
+        short_side: pictures are reduced to this many pixels on the short side (never enlarged), and cropped
+            at the centre to an aspect of 4 at most; 0 keeps every picture at its size. None: the reader's
+            default.
+        quality: JPEG quality, 1..100, of pictures that are encoded anew.
+        labels: "auto" finds classes where the source has them, "none" stores none, "folders" takes the first
+            folder of each path as the class (reader `folder` only).
+        workers: processes; 0 or 1 works in this one. None: one a core, or none for small sets.
+        max_rejected: how many source files may be rejected: a count (int) or a share of all (float, 0..1).
+        max_pixels: larger pictures are rejected before they are decoded.
+        shard_bytes: upper limit for one tar shard.
+        overwrite: replace a data set that is there, once the new one is complete.
+        progress: show how far it is, on stderr.
+
+    Raises:
+        ValueError: an option or the source cannot be used, the destination is in the way, too much was
+            rejected (then the list is beside the destination as ``OUT.rejected.csv``), a worker died, or the
+            disk is full. Nothing is left at the destination that was not there before.
+    """
+    started = time.monotonic()
+    src = None if src is None else Path(src)
+    out = Path("data") / name if out is None else Path(out)
+    _check_options(short_side, quality, workers, max_rejected, max_pixels, shard_bytes)
+    reader = open_reader(name, src, labels)
+    if src is not None:
+        _check_apart(src, out)
+    if reader.lossless and short_side:
+        raise ValueError(f"{name} is small and stored pixel by pixel; leave --short-side out")
+    if short_side is None:
+        short_side = reader.default_short_side
+    if workers is None:
+        workers = 1 if reader.in_process else default_workers()
+    recipe = Recipe(short_side, quality, reader.lossless, max_pixels)
+    with_labels = labels != "none" and reader.class_names is not None
+    rejected: collections.Counter[str] = collections.Counter()
+    try:
+        with DatasetWriter(out, name=name, overwrite=overwrite, shard_bytes=shard_bytes) as writer:
+            _fill(writer, reader, recipe, workers, with_labels, max_rejected, rejected, progress)
+            manifest = writer.finish(
+                class_names=reader.class_names if with_labels else None,
+                short_side=short_side,
+                quality=quality,
+                source=_about(name, reader, writer, rejected),
+            )
+    except OSError as error:
+        raise ValueError(f"{out}: writing failed ({error.strerror or error}); nothing was kept") from error
+    return ConversionReport(
+        path=writer.out,
+        manifest=manifest,
+        rejected=dict(rejected.most_common()),
+        skipped=dict(reader.skipped),
+        notes=reader.notes,
+        num_bytes=manifest.num_bytes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _fill(
+    writer: DatasetWriter,
+    reader: Reader,
+    recipe: Recipe,
+    workers: int,
+    with_labels: bool,
+    max_rejected: int | float,
+    rejected: collections.Counter[str],
+    progress: bool,
+) -> None:
+    results = contextlib.closing(store_items(reader, recipe, workers))
+    with results as pairs, show_progress(writer.name, reader.total, progress) as advance:
+        for item, result in pairs:
+            if isinstance(result, Rejected):
+                writer.reject(item.source, result)
+                rejected[result.reason] += 1
+                if isinstance(max_rejected, int) and writer.num_rejected > max_rejected:
+                    break  # a limit in files is known to be broken at once, a share only at the end
+            else:
+                writer.add(result, item.source, item.label if with_labels else None)
+            advance(writer.num_images + writer.num_rejected)
+    seen = writer.num_images + writer.num_rejected
+    limit = max_rejected if isinstance(max_rejected, int) else max_rejected * seen
+    if writer.num_rejected <= limit and writer.num_images > 0:
+        return
+    if seen == 0:
+        raise ValueError(f"{writer.name}: the source holds no picture")
+    what = "no picture could be read" if writer.num_images == 0 else "too many files were rejected"
+    raise ValueError(
+        f"{writer.name}: {what}: {writer.num_rejected} of {seen} files were rejected where {limit:g} may be "
+        f"({_table(rejected)}); they are listed in {writer.keep_rejected()}: "
+        "mend or remove them, or allow more with --max-rejected"
+    )
+
+
+def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "name": name,
+        **reader.about,
+        "counts": {
+            "images": writer.num_images,
+            "rejected": dict(sorted(rejected.items())),
+            "skipped": dict(sorted(reader.skipped.items())),
+        },
+        # Encoders differ between versions: "the same bytes" holds for one version of Pillow.
+        "pillow": PIL.__version__,
+    }
+
+
+def _check_options(
+    short_side: int | None,
+    quality: int,
+    workers: int | None,
+    max_rejected: int | float,
+    max_pixels: int,
+    shard_bytes: int,
+) -> None:
+    if short_side is not None and not 0 <= short_side <= MAX_SHORT_SIDE:
+        raise ValueError(f"short_side is {short_side}, but must be 0 (no limit) or at most {MAX_SHORT_SIDE} pixels")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}, but must be within 1..100")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers is {workers}, but must be 0 or more")
+    if max_rejected < 0 or (isinstance(max_rejected, float) and not max_rejected <= 1):
+        raise ValueError(f"max_rejected is {max_rejected}, but must be a count of files or a share within 0.0..1.0")
+    if max_pixels < 1 or shard_bytes < 1:
+        raise ValueError("max_pixels and shard_bytes must be at least 1")
+
+
+def _check_apart(src: Path, out: Path) -> None:
+    inner, outer = Path(os.path.realpath(out)), Path(os.path.realpath(src))
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise ValueError(
+            f"{escape_name(str(out))} and {escape_name(str(src))} lie within each other; "
+            "put the data set outside its source"
+        )
+
+
+def _table(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{reason}: {count}" for reason, count in ordered)

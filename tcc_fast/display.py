@@ -1,0 +1,110 @@
+"""The live display of a training run: a panel on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Display:
+    """Shows a run. On ranks other than the first it shows nothing.
+
+    Args:
+        total_steps: of the whole run.
+        active: False shows nothing.
+        console: where to; default: standard output.
+    """
+
+    def __init__(self, total_steps: int, active: bool = True, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.total_steps, self.active = total_steps, active
+        self._seen: tuple[int, float] | None = None  # step and time of the line before
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._progress.add_task("steps", total=total_steps)
+        self._table: RenderableType = ""
+        live = active and self.console.is_terminal
+        self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._render) if live else None
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the panel."""
+        if self.active:
+            self.console.print(sentence, markup=False)
+
+    def alarm(self, sentence: str) -> None:
+        """Print a warning."""
+        if self.active:
+            self.console.print(f"warning: {sentence}", style="bold yellow", markup=False)
+
+    def update(self, line: dict[str, float]) -> None:
+        """Show one logged line."""
+        if not self.active:
+            return
+        step = int(line["step"])
+        if self._live:
+            self._progress.update(self._task, completed=step)
+            self._table = _panel(line)
+            return
+        left = self._time_left(step)
+        self.console.print(
+            f"epoch {line['epoch']:.0f} step {step}/{self.total_steps} loss {line['loss']:.3f} "
+            f"(instance {line['loss_instance']:.3f} cluster {line['loss_cluster']:.3f} "
+            f"kl {line['kl_uniform']:.3f}) entropy {line['entropy']:.2f} of mean {line['entropy_mean']:.2f} "
+            f"clusters {line['smallest_cluster']:.1%}-{line['largest_cluster']:.1%} "
+            f"{line['images_per_second']:.0f} img/s{left}",
+            markup=False,
+        )
+
+    def _time_left(self, step: int) -> str:
+        now, before = time.perf_counter(), self._seen
+        self._seen = (step, now)
+        if before is None or step <= before[0]:
+            return ""
+        return f" {_duration((self.total_steps - step) * (now - before[1]) / (step - before[0]))} left"
+
+    def _render(self) -> RenderableType:
+        return Group(self._table, self._progress)
+
+
+def _panel(line: dict[str, float]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("epoch", f"{line['epoch']:.0f}", "learning rate", f"{line['lr']:.2e}")
+    table.add_row("loss", f"{line['loss']:.4f}", "images / s", f"{line['images_per_second']:.0f}")
+    table.add_row("  instance", f"{line['loss_instance']:.4f}", "entropy of π", f"{line['entropy']:.3f}")
+    table.add_row("  cluster", f"{line['loss_cluster']:.4f}", "entropy of mean π", f"{line['entropy_mean']:.3f}")
+    table.add_row(
+        "  KL to uniform",
+        f"{line['kl_uniform']:.4f}",
+        "smallest, largest cluster",
+        f"{line['smallest_cluster']:.1%}, {line['largest_cluster']:.1%}",
+    )
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,83 @@
+"""Equations (5) to (9) as pure functions of tensors.
+
+Shapes: B images, K clusters, d feature dimensions, L = |P|, J = |Q|. All representations are unit vectors.
+``filled`` counts the entries of a queue that were ever written; the others are no negatives. Queue and twin
+tensors are constants: no gradient is taken with respect to them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cluster_contrast(
+    r: Tensor, r_hat: Tensor, queue: Tensor | None, temperature: float, filled: Tensor | None = None
+) -> Tensor:
+    """Equation (5), L1: each cluster against its momentum twin, with past representations of the *others* in P.
+
+    Args:
+        r: (K, d) cluster representations of the online network.
+        r_hat: (K, d) those of the momentum network.
+        queue: P, (L, d) with L a multiple of K; entry l is of cluster l mod K. None: the other clusters of
+            ``r_hat`` are the negatives instead.
+        temperature: τ.
+        filled: () int64, how many entries of P were written; None: all.
+
+    Returns:
+        (), the mean over clusters.
+    """
+    num_clusters = len(r)
+    negatives = r_hat.detach() if queue is None else queue
+    positive = (r * r_hat.detach()).sum(dim=1) / temperature  # (K,)
+    logits = r @ negatives.T / temperature  # (K, L)
+    entry = torch.arange(len(negatives), device=r.device)
+    same = entry.unsqueeze(0) % num_clusters == torch.arange(num_clusters, device=r.device).unsqueeze(1)
+    excluded = same if filled is None or queue is None else same | (entry >= filled)
+    logits = logits.masked_fill(excluded, -math.inf)
+    all_logits = torch.cat([positive.unsqueeze(1), logits], dim=1)
+    return (torch.logsumexp(all_logits, dim=1) - positive).mean()
+
+
+def instance_log_likelihood(
+    e: Tensor, e_hat: Tensor, queue: Tensor, temperature: float, filled: Tensor | None = None
+) -> Tensor:
+    """Equation (7): log p(i | x, c), each image's own momentum key against the keys of Q.
+
+    Args:
+        e: (B, d) instance representations of the online network.
+        e_hat: (B, d) those of the momentum network, on the other view.
+        queue: Q, (J, d).
+        temperature: τ.
+        filled: () int64, how many entries of Q were written; None: all.
+
+    Returns:
+        (B,), at most 0.
+    """
+    positive = (e * e_hat.detach()).sum(dim=1) / temperature  # (B,)
+    logits = e @ queue.T / temperature  # (B, J)
+    if filled is not None:
+        logits = logits.masked_fill(torch.arange(len(queue), device=e.device) >= filled, -math.inf)
+    return positive - torch.logsumexp(torch.cat([positive.unsqueeze(1), logits], dim=1), dim=1)
+
+
+def assignment_entropy(log_pi: Tensor) -> Tensor:
+    """H(π) in nats: (B, K) log-probabilities to (B,)."""
+    return -(log_pi.exp() * log_pi).sum(dim=1)
+
+
+def kl_to_uniform(log_pi: Tensor) -> Tensor:
+    """KL(π || uniform) = log K - H(π), the prior term of (6) and (8): (B, K) to (B,)."""
+    return math.log(log_pi.shape[1]) - assignment_entropy(log_pi)
+
+
+def instance_bound(log_likelihood: Tensor, kl: Tensor, kl_weight: float = 1.0) -> Tensor:
+    """Equation (8), L2: the mean over images of -log p + KL. ``kl_weight`` other than 1 is an addition."""
+    return (kl_weight * kl - log_likelihood).mean()
+
+
+def total_loss(l1: Tensor, l2: Tensor, alpha: float | Tensor) -> Tensor:
+    """Equation (9): L = α L1 + (1 - α) L2."""
+    return alpha * l1 + (1 - alpha) * l2

@@ -1,0 +1,92 @@
+"""From what a user typed to what is run: which data, which config, which folder. Bare forms find their own."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from tcc_fast.checkpoint import find_checkpoint, read_state
+from tcc_fast.config import Config, built_in_names, load_config
+from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
+from tcc_fast.train import Resume
+
+DATA, RUNS = Path("data"), Path("runs")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to be made."""
+
+    config: Config
+    data: Path
+    run: Path
+    resume: Resume
+    is_main: bool
+    """Whether this is the process that prints and writes."""
+
+
+def plan_run(config: str | None, data: Path | None, out: Path | None, resume: str | None, overrides: list[str]) -> Plan:
+    """Decide on data, config and folder.
+
+    Args:
+        config: name or file; None: the built-in config named as the data set, else `folder`.
+        data: data set folder; None: the only one under data/.
+        out: run folder; None: runs/NAME-DATE-TIME.
+        resume: None, `auto`, `latest`, a run or one of its checkpoints.
+        overrides: KEY=VALUE.
+
+    Raises:
+        ValueError: something is missing or ambiguous; says how to choose.
+    """
+    state = PartialState()
+    if resume not in (None, "auto"):
+        return _continuation(resume, config, data, out, overrides, state.is_main_process)
+    data = data or _only_dataset()
+    name = read_manifest(data)[0].name
+    config = config or (name if name in built_in_names() else "folder")
+    settings = load_config(config, overrides)
+    if out is None:
+        if resume == "auto":
+            raise ValueError("--resume auto needs --out RUN: the folder to continue if it is there, or to start")
+        # All ranks must agree on the folder, though their clocks may not.
+        (stamp,) = broadcast_object_list([time.strftime("%Y%m%d-%H%M%S")])
+        out = RUNS / f"{data.resolve().name}-{stamp}"
+    return Plan(settings, data, out, "auto" if resume else "no", state.is_main_process)
+
+
+def _continuation(
+    resume: str, config: str | None, data: Path | None, out: Path | None, overrides: list[str], is_main: bool
+) -> Plan:
+    checkpoint = find_checkpoint(resume)
+    saved = read_state(checkpoint)
+    run = checkpoint.resolve().parent.parent
+    if out is not None and out.resolve() != run:
+        raise ValueError(f"--resume {resume} continues in {run}: leave --out away, or make it the same")
+    settings = load_config(config or str(run / "config.yaml"), overrides)
+    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", is_main)
+
+
+def _only_dataset() -> Path:
+    found = sorted(path.parent for path in DATA.glob(f"*/{MANIFEST_FILE}"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = ", ".join(str(path) for path in found)
+        raise ValueError(f"there are several data sets: {choices}. Choose one with --data {found[0]}")
+    raise ValueError(
+        "there is no data set under data/: make one with `tcc-fast convert digits`, "
+        "or from your own pictures with `tcc-fast convert folder --src PICTURES`"
+    )
+
+
+def point_latest_at(run: Path) -> None:
+    """Make runs/latest a link to the run."""
+    RUNS.mkdir(exist_ok=True)
+    fresh = RUNS / f".latest-{os.getpid()}"
+    fresh.symlink_to(os.path.relpath(run.resolve(), RUNS.resolve()))
+    fresh.replace(RUNS / "latest")

@@ -1,0 +1,188 @@
+"""Everything a training run needs, built in order from its settings: device, data, networks, queues, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from tcc_fast.batch import Pipeline
+from tcc_fast.checkpoint import RunState, load_training, save_checkpoint
+from tcc_fast.config import Config
+from tcc_fast.datasets import Dataset, open_dataset
+from tcc_fast.embed import embed
+from tcc_fast.model import TCC, momentum_twin
+from tcc_fast.optim import build_optimizer
+from tcc_fast.pipelines import Shard, open_pipeline
+from tcc_fast.start import evenly_spread, kmeans_centres
+from tcc_fast.step import Queues, TrainingStep, build_queues
+
+
+@dataclass
+class Session:
+    """The parts of a run. ``step`` counts the steps done."""
+
+    config: Config
+    dataset: Dataset
+    accelerator: Accelerator
+    pipeline: Pipeline
+    pipeline_note: str
+    model: TCC
+    twin: TCC
+    queues: Queues
+    optimizer: torch.optim.Optimizer
+    training_step: TrainingStep
+    step: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.pipeline.batches_per_epoch * self.config.train.epochs
+
+    def start_prototypes(self) -> None:
+        """The k-means start: put μ and its twin at the centres of un-augmented features. Once a run; waits."""
+        start = self.config.start
+        features, _ = embed(
+            self.model,
+            self.dataset,
+            evenly_spread(len(self.dataset)),
+            self.config.data.image_size,
+            self.accelerator.device,
+            autocast=self.accelerator.autocast(),
+        )
+        centres = kmeans_centres(features, len(self.model.prototypes), start.restarts, self.config.seed)
+        self.model.set_prototypes(centres)
+        self.twin.set_prototypes(centres)
+
+    def save(self, run: Path) -> Path:
+        """Write a checkpoint of this moment."""
+        state = RunState(self.step, self.pipeline.state_dict(), self.config, describe(self.dataset))
+        keep = self.config.train.keep_checkpoints
+        return save_checkpoint(run, state, self.model, self.twin, self.queues, self.optimizer, keep)
+
+    def load(self, checkpoint: Path, saved: RunState) -> None:
+        """Go back to the moment of a checkpoint.
+
+        Raises:
+            ValueError: it is of another data set or other settings; says what differs.
+        """
+        _check_same_run(checkpoint, saved, self.config, self.dataset)
+        load_training(checkpoint, self.model, self.twin, self.queues, self.optimizer)
+        self.pipeline.load_state_dict(saved.pipeline)
+        self.step = saved.step
+
+
+def open_session(config: Config, data: Path, run: Path) -> Session:
+    """Build all parts of a run.
+
+    Raises:
+        ValueError: the data set, the batch size, K or the memory does not fit; says what to do.
+    """
+    precision = resolve_precision(config.train.precision)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with="tensorboard" if config.train.tensorboard else None,
+        project_dir=str(run),
+    )
+    device = accelerator.device
+    dataset = open_dataset(data)
+    config = with_num_clusters(config, dataset)
+    assert config.model.num_clusters is not None
+    shard = Shard(accelerator.process_index, accelerator.num_processes)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    pipeline, note = open_pipeline(dataset, config, device, shard, dtype)
+
+    set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
+    model = TCC(config.model, config.loss).to(device).to(memory_format=torch.channels_last)
+    twin = momentum_twin(model)
+    queues = build_queues(config, config.model.num_clusters)
+    queues.cluster.to(device)
+    queues.instance.to(device)
+    if compiles(config.train.compile, device):
+        model.compile()  # in place: parameter names stay plain
+        twin.compile()
+    optimizer = build_optimizer(model, config.optim)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    start_step = pipeline.batches_per_epoch * config.start.epochs if config.start.method == "kmeans" else 0
+    training_step = TrainingStep(config, prepared, twin, queues, optimizer, accelerator, start_step)
+    return Session(config, dataset, accelerator, pipeline, note, model, twin, queues, optimizer, training_step)
+
+
+def resolve_precision(choice: str) -> str:
+    """`bf16` or `fp32`. `auto` means bf16 where the device has arithmetic for it: elsewhere it is many times slower."""
+    if choice != "auto":
+        return choice
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # torch before 2.12 does not say what the CPU can do: fp32 is never slow.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def compiles(choice: str, device: torch.device) -> bool:
+    """Whether to use torch.compile; `auto` means on CUDA."""
+    return choice == "on" or (choice == "auto" and device.type == "cuda")
+
+
+def with_num_clusters(config: Config, dataset: Dataset) -> Config:
+    """The config with K: as set, or the number of classes. Only class names are looked at, never labels.
+
+    Raises:
+        ValueError: neither is known, or there are fewer images than clusters.
+    """
+    num_clusters = config.model.num_clusters
+    if num_clusters is None:
+        names = dataset.manifest.class_names
+        if names is None:
+            raise ValueError(
+                f"{dataset.path} has no classes, so say how many clusters to look for: model.num_clusters=10"
+            )
+        num_clusters = len(names)
+    if num_clusters > len(dataset):
+        raise ValueError(f"model.num_clusters is {num_clusters}, but there are only {len(dataset)} images")
+    return config.model_copy(update={"model": config.model.model_copy(update={"num_clusters": num_clusters})})
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint remembers of the data set it was trained on."""
+    manifest = dataset.manifest
+    return {
+        "name": manifest.name,
+        "num_images": len(dataset),
+        "fingerprint": dataset.fingerprint,
+        "mean": list(manifest.mean),
+        "std": list(manifest.std),
+        "path": str(dataset.path),
+    }
+
+
+# What may differ between a run and its continuation: nothing here touches what is computed.
+_FREE_KEYS = ("log_every", "checkpoint_every", "keep_checkpoints", "tensorboard")
+
+
+def _check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> None:
+    if saved.dataset["fingerprint"] != dataset.fingerprint:
+        raise ValueError(
+            f"{checkpoint} was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
+            f"{saved.dataset['path']}), not on {dataset.path}: its contents differ"
+        )
+    old, new = _flat(saved.config), _flat(config)
+    differing = [key for key in new if old[key] != new[key] and key.rpartition(".")[2] not in _FREE_KEYS]
+    if differing:
+        changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in differing)
+        raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

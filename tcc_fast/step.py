@@ -1,0 +1,184 @@
+"""One step of Algorithm 1: contrast two views, move θ, let P and Q take the new keys, move θ̂.
+
+Shapes: B images of this rank, K clusters, d feature dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tcc_fast.assign import cluster_representation, cluster_sums
+from tcc_fast.batch import Batch
+from tcc_fast.config import Config
+from tcc_fast.distributed import sum_over_ranks
+from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys, scalar_key
+from tcc_fast.losses import (
+    assignment_entropy,
+    cluster_contrast,
+    instance_bound,
+    instance_log_likelihood,
+    kl_to_uniform,
+    total_loss,
+)
+from tcc_fast.model import TCC, Outputs, momentum_at, update_twin
+from tcc_fast.queues import MomentumQueue
+
+
+@dataclass(frozen=True)
+class Queues:
+    """P and Q."""
+
+    cluster: MomentumQueue
+    instance: MomentumQueue
+
+
+def build_queues(config: Config, num_clusters: int, dtype: torch.dtype = torch.float32) -> Queues:
+    """Empty queues of the configured lengths: P (L, d), Q (J, d)."""
+    dim = config.model.feature_dim
+    return Queues(
+        cluster=MomentumQueue(config.queue.cluster_multiple * num_clusters, dim, dtype),
+        instance=MomentumQueue(config.queue.instance_length, dim, dtype),
+    )
+
+
+class Losses(NamedTuple):
+    """What a step measured; every entry stays on the device."""
+
+    loss: Tensor
+    """(), equation (9)."""
+    loss_instance: Tensor
+    """(), -log p of (7), mean over images."""
+    loss_cluster: Tensor
+    """(), equation (5); 0 while the cluster track is off."""
+    kl_uniform: Tensor
+    """(), KL of (6), mean over images."""
+    entropy: Tensor
+    """(), H(π) in nats, mean over images."""
+    mean_pi: Tensor
+    """(K,), mean of π over images."""
+    sizes: Tensor
+    """(K,) float, images of this batch whose argmax of π is k."""
+
+
+class Keys(NamedTuple):
+    """What the queues take after a step."""
+
+    cluster: Tensor
+    """r̂, (K, d)."""
+    instance: Tensor
+    """ê, (B, d)."""
+
+
+class TrainingStep:
+    """Holds what a step changes, and performs it.
+
+    Args:
+        config: the run's settings.
+        model: θ as Accelerate prepared it.
+        twin: θ̂, on the same device.
+        queues: P and Q, on the same device.
+        optimizer: over θ.
+        accelerator: owns precision and the backward pass.
+        start_step: first step with clusters; before it the step is plain instance contrast.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        twin: TCC,
+        queues: Queues,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        start_step: int = 0,
+    ) -> None:
+        self.config, self.model, self.twin, self.queues = config, model, twin, queues
+        self.optimizer, self.accelerator, self.start_step = optimizer, accelerator, start_step
+
+    def __call__(self, batch: Batch, step: int) -> Losses:
+        """Train on one batch; ``step`` counts from 0 over the whole run."""
+        losses, new_keys = self.contrast(batch, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(losses.loss)
+        self.optimizer.step()
+        if self._clusters_on(step):
+            self.queues.cluster.enqueue_no_sync(new_keys.cluster)
+        self.queues.instance.enqueue_no_sync(new_keys.instance)
+        decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
+        update_twin(self.twin, self.accelerator.unwrap_model(self.model), decay)
+        return Losses(*(part.detach() for part in losses))
+
+    def _clusters_on(self, step: int) -> bool:
+        return self.config.loss.cluster_track and step >= self.start_step
+
+    def contrast(self, batch: Batch, step: int) -> tuple[Losses, Keys]:
+        """Losses of one batch, with the graph that leads back to θ, and the keys it gives the queues."""
+        losses, new_keys = self._one_direction(batch.view_1, batch.view_2, batch.index, step, direction=0)
+        if self.config.loss.symmetric:
+            # Only the first direction's keys enter the queues: one key an image, as in Algorithm 1.
+            mirrored, _ = self._one_direction(batch.view_2, batch.view_1, batch.index, step, direction=1)
+            losses = Losses(*((a + b) / 2 for a, b in zip(losses, mirrored, strict=True)))
+        return losses, new_keys
+
+    def _one_direction(
+        self, view: Tensor, other_view: Tensor, index: Tensor, step: int, direction: int
+    ) -> tuple[Losses, Keys]:
+        clusters_on = self._clusters_on(step)
+        online: Outputs = self.model(view, self._noise(index, step, 2 * direction), clusters_on)
+        with torch.no_grad(), self.accelerator.autocast():
+            momentum: Outputs = self.twin(other_view, self._noise(index, step, 2 * direction + 1), clusters_on)
+
+        loss = self.config.loss
+        log_likelihood = instance_log_likelihood(
+            online.instance,
+            momentum.instance,
+            self.queues.instance.keys,
+            loss.temperature,
+            self.queues.instance.filled,
+        )
+        kl = kl_to_uniform(online.log_pi)
+        pi = online.log_pi.exp()
+        r_hat = cluster_representation(sum_over_ranks(cluster_sums(momentum.log_pi.exp(), momentum.features)))
+        if clusters_on:
+            r = cluster_representation(sum_over_ranks(cluster_sums(pi, online.features)))
+            l1 = cluster_contrast(
+                r,
+                r_hat,
+                self.queues.cluster.keys if self.config.queue.cluster else None,
+                loss.temperature_cluster or loss.temperature,
+                self.queues.cluster.filled,
+            )
+            l2 = instance_bound(log_likelihood, kl, loss.kl_weight)
+            total = total_loss(l1, l2, self.alpha_at(step))
+        else:
+            l1 = torch.zeros_like(log_likelihood[0])
+            total = -log_likelihood.mean()
+        losses = Losses(
+            loss=total,
+            loss_instance=-log_likelihood.mean(),
+            loss_cluster=l1,
+            kl_uniform=kl.mean(),
+            entropy=assignment_entropy(online.log_pi).mean(),
+            mean_pi=pi.mean(dim=0),
+            sizes=torch.zeros_like(pi[0]).index_add_(0, pi.argmax(dim=1), torch.ones_like(pi[:, 0])),
+        )
+        return losses, Keys(r_hat, momentum.instance)
+
+    def _noise(self, index: Tensor, step: int, stream: int) -> Tensor | None:
+        """Gumbel noise (B, K): a function of (seed, step, image, network), so ranks and workers cannot change it."""
+        if not self.config.loss.gumbel:
+            return None
+        base = scalar_key(STREAM_GUMBEL, self.config.seed, step, stream)
+        return gumbel(keys(base, index), self.twin.prototypes.shape[0])
+
+    def alpha_at(self, step: int) -> float:
+        """α of this step."""
+        ramp = self.config.loss.alpha_ramp_steps
+        if not ramp:
+            return self.config.loss.alpha
+        return self.config.loss.alpha * min(1.0, (step - self.start_step) / ramp)

@@ -1,0 +1,141 @@
+"""What a run reports: losses kept on the device between log lines, and alarms in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tcc_fast.step import Losses
+
+SCALARS = ("loss", "loss_instance", "loss_cluster", "kl_uniform", "entropy")
+
+
+class NonFiniteLoss(ValueError):
+    """A loss became NaN or infinite."""
+
+
+class LossLog:
+    """Collects the losses of every step on the device; reading them waits for the device once per interval."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._scalars: list[Tensor] = []
+        self._mean_pi: list[Tensor] = []
+        self._sizes: list[Tensor] = []
+        self._since = time.perf_counter()
+
+    def add_no_sync(self, losses: Losses) -> None:
+        """Keep one step's losses."""
+        self._scalars.append(torch.stack([getattr(losses, name) for name in SCALARS]))
+        self._mean_pi.append(losses.mean_pi)
+        self._sizes.append(losses.sizes)
+
+    def __len__(self) -> int:
+        """Steps since the last reading."""
+        return len(self._scalars)
+
+    def read(self, step: int, images: int) -> dict[str, float]:
+        """Means over the steps since the last reading; waits for the device.
+
+        Args:
+            step: number of the newest of them, counted from 1.
+            images: how many images they trained on, over all ranks.
+
+        Raises:
+            NonFiniteLoss: naming the first step and the part of the loss that is not finite.
+        """
+        scalars = torch.stack(self._scalars)
+        table = scalars.tolist()
+        for row, values in enumerate(table):
+            for name, value in zip(SCALARS, values, strict=True):
+                if not math.isfinite(value) and name != "loss":
+                    raise NonFiniteLoss(f"{name} became {value} at step {step - len(table) + row + 1}")
+        mean_pi = torch.stack(self._mean_pi).mean(dim=0).double()
+        sizes = torch.stack(self._sizes).sum(dim=0)
+        shares = sizes / sizes.sum()
+        means = dict(zip(SCALARS, scalars.double().mean(dim=0).tolist(), strict=True))
+        entropy_mean = -(mean_pi * mean_pi.clamp(min=1e-30).log()).sum().item()
+        seconds = time.perf_counter() - self._since
+        line = {
+            **means,
+            "entropy_mean": entropy_mean,
+            "smallest_cluster": shares.min().item(),
+            "largest_cluster": shares.max().item(),
+            "empty_clusters": int((sizes == 0).sum()),
+            "images_per_second": images / seconds,
+        }
+        self._clear()
+        return line
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one object per logged step."""
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        """Open for appending, after dropping the lines after ``resumed_step``, which will be written again."""
+        kept = []
+        if resumed_step and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= resumed_step:
+                        kept.append(line)
+                except (ValueError, KeyError):  # the half line of a killed run
+                    continue
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append one object."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class CollapseAlarm:
+    """Says in words what is wrong with the assignments and what to change, once per trouble."""
+
+    PATIENCE = 3
+    """Logged lines in a row that must show a trouble before it is said."""
+
+    def __init__(self, num_clusters: int) -> None:
+        self.num_clusters = num_clusters
+        self._seen: dict[str, int] = {}
+
+    def check(self, line: dict[str, float], images_seen: int) -> list[str]:
+        """New troubles in a logged line.
+
+        Args:
+            line: what :meth:`LossLog.read` gave.
+            images_seen: images in that interval; too few say nothing about empty clusters.
+        """
+        k, highest = self.num_clusters, math.log(self.num_clusters)
+        troubles = {}
+        if line["largest_cluster"] > 0.9:
+            troubles["one"] = (
+                f"one cluster takes {line['largest_cluster']:.0%} of all images: lower optim.lr, or start the "
+                "prototypes from the data (start.method=kmeans, start.epochs=N), or raise loss.kl_weight"
+            )
+        elif line["entropy"] > 0.98 * highest:
+            troubles["uniform"] = (
+                f"assignments are uniform (entropy {line['entropy']:.2f} of at most {highest:.2f}), so no image "
+                "belongs anywhere: lower model.assignment_temperature (0.1), lower loss.kl_weight, or set "
+                "model.feature_batch_norm=true"
+            )
+        elif line["empty_clusters"] and images_seen >= 20 * k:
+            troubles["dead"] = (
+                f"{line['empty_clusters']:.0f} of {k} clusters get no image: start the prototypes from the data "
+                "(start.method=kmeans), raise loss.alpha, or ask for fewer clusters (model.num_clusters)"
+            )
+        self._seen = {name: self._seen.get(name, 0) + 1 for name in troubles}
+        return [text for name, text in troubles.items() if self._seen[name] == self.PATIENCE]

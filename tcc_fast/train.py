@@ -1,0 +1,152 @@
+"""A training run, read downwards: prepare, resume, loop, write.
+
+Places where the host waits for the device are marked "sync".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from tcc_fast.checkpoint import find_checkpoint, list_checkpoints, read_state
+from tcc_fast.config import Config
+from tcc_fast.display import Display
+from tcc_fast.encoder import stem_advice
+from tcc_fast.optim import learning_rate, set_learning_rate
+from tcc_fast.session import Session, open_session
+from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, NonFiniteLoss
+
+Resume = Literal["no", "must", "auto"]
+
+
+def train(config: Config, data: Path, run: Path, resume: Resume = "no") -> Path:
+    """Train on a packed data set and return the last checkpoint.
+
+    Args:
+        config: all settings; ``model.num_clusters`` may be empty when the data set has classes.
+        data: the data set folder.
+        run: the run's folder, which gets config.yaml, metrics.jsonl and checkpoints/.
+        resume: `no` starts anew and refuses a folder that holds a run; `must` continues the run there, and it
+            is an error if there is none; `auto` continues it if it has a checkpoint and starts it otherwise.
+
+    Raises:
+        ValueError: something the user can mend; says what to do.
+    """
+    checkpoint = _checkpoint_to_resume(run, resume)
+    saved = read_state(checkpoint) if checkpoint else None
+    session = open_session(config, data, run)
+    if checkpoint and saved:
+        session.load(checkpoint, saved)
+    with Reporter(session, run) as reporter:
+        reporter.introduce(checkpoint)
+        try:
+            checkpoint = _loop(session, run, reporter) or checkpoint
+        except NonFiniteLoss as error:
+            kept = list_checkpoints(run)
+            good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+            raise ValueError(f"{error}; {good}. Lower optim.lr, or try train.precision=fp32") from None
+        finally:
+            session.pipeline.close()
+    assert checkpoint is not None
+    return checkpoint
+
+
+def _loop(session: Session, run: Path, reporter: Reporter) -> Path | None:
+    """Train to the end; returns the last checkpoint written."""
+    config, pipeline, training_step = session.config, session.pipeline, session.training_step
+    newest = None
+    while (epoch := pipeline.state_dict()["epoch"]) < config.train.epochs:
+        for batch in pipeline:
+            if session.step == training_step.start_step > 0:
+                reporter.say(f"k-means start of the prototypes after {session.step} steps")
+                session.start_prototypes()  # sync, once a run
+            lr = learning_rate(config.optim, session.step, session.total_steps)
+            set_learning_rate(session.optimizer, lr)
+            reporter.add_no_sync(training_step(batch, session.step))
+            session.step += 1
+            if session.step % config.train.log_every == 0:
+                reporter.report(epoch, lr)  # sync
+        if (epoch + 1) % config.train.checkpoint_every == 0 or epoch + 1 == config.train.epochs:
+            reporter.report(epoch, lr)  # sync; finds a NaN before it is saved
+            if session.accelerator.is_main_process:
+                newest = session.save(run)  # sync
+            session.accelerator.wait_for_everyone()
+    return newest
+
+
+class Reporter:
+    """Turns losses into lines: on screen, in metrics.jsonl, to the tracker, and as alarms."""
+
+    def __init__(self, session: Session, run: Path) -> None:
+        self.session, self.run = session, run
+        self.main = session.accelerator.is_main_process
+        self.log = LossLog()
+        self.alarm = CollapseAlarm(len(session.model.prototypes))
+        self.display = Display(session.total_steps, active=self.main)
+        self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
+
+    def __enter__(self) -> Reporter:
+        config = self.session.config
+        self.metrics = None
+        if self.main:
+            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            self.metrics = MetricsFile(self.run / "metrics.jsonl", self.session.step)
+        if config.train.tensorboard:
+            self.session.accelerator.init_trackers("tensorboard")
+        self.display.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.display.__exit__(None, None, None)
+        if self.metrics:
+            self.metrics.close()
+        if self.session.config.train.tensorboard:
+            self.session.accelerator.end_training()
+
+    def introduce(self, checkpoint: Path | None) -> None:
+        """Say what is about to happen."""
+        session = self.session
+        config, accelerator = session.config, session.accelerator
+        name = session.dataset.manifest.name
+        self.say(f"{name}: {len(session.dataset):,} pictures into {config.model.num_clusters} clusters")
+        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+        self.say(f"{accelerator.device}, {precision}, {accelerator.num_processes} process(es), run folder {self.run}")
+        self.say(session.pipeline_note)
+        if advice := stem_advice(config.model.stem, config.data.image_size):
+            self.display.alarm(advice)
+        if checkpoint:
+            self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
+
+    def report(self, epoch: int, lr: float) -> None:
+        """Write a line on the steps since the last one, if there were any. Waits for the device.
+
+        Raises:
+            NonFiniteLoss: a part of the loss is NaN or infinite.
+        """
+        if not self.log:
+            return
+        session = self.session
+        images = len(self.log) * session.config.train.batch_size
+        line = {"step": session.step, "epoch": epoch} | self.log.read(session.step, images) | {"lr": lr}
+        self.display.update(line)
+        if self.metrics:
+            self.metrics.write(line)
+        if session.config.train.tensorboard:
+            session.accelerator.log(line, step=session.step)
+        if session.step > session.training_step.start_step:
+            for sentence in self.alarm.check(line, images):
+                self.display.alarm(sentence)
+
+
+def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:
+    found = list_checkpoints(run)
+    if resume == "must":
+        return find_checkpoint(run)
+    if resume == "auto":
+        return found[-1] if found else None
+    if found or (run / "metrics.jsonl").exists():
+        raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another --out")
+    return None
