@@ -53,7 +53,22 @@ def save_checkpoint(
     """Write a checkpoint of ``state.step`` into ``run/checkpoints`` and remove all but the newest ``keep``.
 
     The folder appears under its name only when every file in it is complete and on disk.
+
+    Raises:
+        ValueError: it cannot be written (a full disk, a read-only folder); earlier checkpoints are untouched.
     """
+    try:
+        return _write(run, state, model, twin, queues, optimizer, keep)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{run / 'checkpoints'}: step {state.step} could not be written ({error}); earlier checkpoints are "
+            "untouched. Make room, or make the folder writable, and continue with --resume"
+        ) from error
+
+
+def _write(
+    run: Path, state: RunState, model: TCC, twin: TCC, queues: Queues, optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
     parent = run / "checkpoints"
     parent.mkdir(parents=True, exist_ok=True)
     for leftover in parent.glob(".partial-*"):  # of a run that was killed while writing

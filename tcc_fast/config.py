@@ -273,7 +273,8 @@ def _read(name_or_file: str) -> dict[str, Any]:
         raise ValueError(f"{name_or_file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{name_or_file} must hold `section:` entries, found a {type(tree).__name__}")
-    return tree
+    # `section:` with nothing under it reads as None.
+    return {key: {} if value is None else value for key, value in tree.items()}
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -283,8 +284,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     *sections, field = key.split(".")
     node = tree
     for section in sections:
-        # `section:` with nothing under it reads as None.
-        child = node.get(section) or {}
+        child = node.get(section, {})
         if not isinstance(child, dict):
             raise ValueError(f"{key}: {section!r} is a value, not a section")
         node[section] = child

@@ -39,7 +39,7 @@ def store_items(items: Iterable[Item], recipe: Recipe, workers: int) -> Generato
     waiting: collections.deque[tuple[list[Item], Future[list[Result]]]] = collections.deque()
     try:
         for chunk in _chunks(items):
-            waiting.append((chunk, pool.submit(_store_chunk, chunk, recipe)))
+            waiting.append((chunk, _submit(pool, chunk, recipe)))
             if len(waiting) >= 2 * workers:
                 yield from _next_results(waiting)
         while waiting:
@@ -84,13 +84,21 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
+def _submit(pool: ProcessPoolExecutor, chunk: list[Item], recipe: Recipe) -> Future[list[Result]]:
+    # Ctrl-C goes to the whole process group, but the parent alone answers it: workers are started in here, and
+    # inherit that the signal is blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_store_chunk, chunk, recipe)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _store_chunk(chunk: list[Item], recipe: Recipe) -> list[Result]:
     return [store_item(item, recipe) for item in chunk]
 
 
 def _start_worker() -> None:
-    # Ctrl-C goes to the whole process group; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A worker waits on a pipe that it holds open itself: without this it would outlive a killed parent.

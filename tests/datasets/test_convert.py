@@ -421,6 +421,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(
     with pytest.raises(ValueError, match="another conversion is writing here"):
         convert("folder", out, photos, workers=1)
     if how == signal.SIGINT:
+        time.sleep(1.0 if workers > 1 else 0.0)  # until the workers are up
         os.killpg(process.pid, how)  # as a terminal does: workers get it too
     else:
         process.send_signal(how)

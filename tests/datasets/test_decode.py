@@ -313,9 +313,9 @@ def test_cut_files(encode: Encode, kind: str, part: float, capfd: pytest.Capture
 
 
 def test_libraries_do_not_print(encode: Encode, picture: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    for compression in ("tiff_lzw", "jpeg"):
+    for compression in ("tiff_lzw", "tiff_adobe_deflate"):
         data = encode(picture(200, 200), "TIFF", compression=compression)
-        assert reason(data[: len(data) // 2].ljust(len(data), b"\0")) == "damaged (TIFF)"
+        assert reason(data[:200] + b"\xff" * 300 + data[500:]).startswith("damaged (TIFF)")
     assert capfd.readouterr() == ("", "")
 
 

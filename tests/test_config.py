@@ -1,0 +1,112 @@
+"""Settings: what is read, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tcc_fast.config import Config, all_keys, built_in_names, config_from_tree, load_config
+
+
+def test_the_three_built_in_configs_are_found_by_name() -> None:
+    assert {"digits", "mnist5k", "folder"} <= set(built_in_names())
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_every_built_in_config_loads_and_is_named_as_its_file(name: str) -> None:
+    assert load_config(name).name == name
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_every_value_of_a_built_in_config_says_where_it_comes_from(name: str) -> None:
+    text = (Path(__file__).parents[1] / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    values = [line for line in text.splitlines() if line.startswith("  ") and not line.strip().startswith("#")]
+    assert values
+    for line in values:
+        assert any(origin in line for origin in ("# paper", "# prototype", "# MiCE", "# CC", "# ours")), line
+
+
+def test_defaults_are_the_literal_method() -> None:
+    config = Config()
+    assert config.loss.kl_weight == 1
+    assert config.model.assignment_temperature == 1
+    assert not config.model.feature_batch_norm
+    assert config.start.method == "none"
+    assert not config.momentum.warmup
+    assert (config.augment.rotation, config.augment.shear, config.augment.zoom) == (0, 0, (1, 1))
+
+
+def test_every_field_has_a_sentence() -> None:
+    for name, section in Config.model_fields.items():
+        if name in ("name", "seed"):
+            assert section.description
+            continue
+        for field, info in section.annotation.model_fields.items():  # type: ignore[union-attr]
+            assert info.description, f"{name}.{field}"
+
+
+def test_overrides_take_dotted_keys_and_yaml_values() -> None:
+    config = load_config(
+        "digits", ["seed=3", "model.num_clusters=7", "optim.lr=1e-2", "augment.crop_area=[0.3, 0.9]", "train.compile=on"]
+    )
+    assert (config.seed, config.model.num_clusters, config.optim.lr) == (3, 7, 0.01)
+    assert config.augment.crop_area == (0.3, 0.9)
+    assert config.train.compile == "on"
+
+
+def test_a_config_survives_writing_and_reading() -> None:
+    config = load_config("digits", ["seed=5", "train.compile=off"])
+    assert config_from_tree(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.epoch=3"], "unknown config key 'train.epoch'; did you mean 'train.epochs'?"),
+        (["num_clusters=3"], "unknown config key 'num_clusters'; did you mean 'model.num_clusters'?"),
+        (["zzz=3"], "unknown config key 'zzz'; known here: name, seed"),
+        (["train.epochs=many"], "'train.epochs': input should be a valid integer"),
+        (["train.epochs=0"], "'train.epochs': input should be greater than or equal to 1, got 0"),
+        (["optim.lr=nan"], "'optim.lr'"),
+        (["loss.alpha=1.5"], "'loss.alpha': input should be less than or equal to 1, got 1.5"),
+        (["model.backbone=resnet35"], "'resnet18', 'resnet34' or 'resnet50', got 'resnet35'"),
+        (["augment.crop_area=[0.9, 0.2]"], "crop_area must be a range 0 < low <= high, got [0.9, 0.2]"),
+        (["augment.crop_area=[0.9, 1.2]"], "crop_area must not exceed 1"),
+        (["start.method=kmeans", "start.epochs=9", "train.epochs=9"], "start.epochs (9) must be smaller"),
+        (["train.epochs"], "must have the form KEY=VALUE"),
+        (["seed.x=1"], "'seed'"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_that_names_it(overrides: list[str], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_config("digits", overrides)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_config_names_the_ones_that_exist() -> None:
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        load_config("digit")
+
+
+def test_a_broken_yaml_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: [unclosed")
+    with pytest.raises(ValueError, match="mine.yaml is not valid YAML"):
+        load_config(str(file))
+    file.write_text("- a list")
+    with pytest.raises(ValueError, match="must hold `section:` entries"):
+        load_config(str(file))
+
+
+def test_an_empty_section_holds_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train:\n")
+    assert load_config(str(file)) == Config()
+    assert load_config(str(file), ["train.epochs=3"]).train.epochs == 3
+
+
+def test_all_keys_are_dotted_once() -> None:
+    assert "model.num_clusters" in all_keys()
+    assert "seed" in all_keys()

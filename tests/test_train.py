@@ -1,0 +1,177 @@
+"""Training runs on real pictures: what is written, resumed, refused and said."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tcc_fast.checkpoint import list_checkpoints, read_state
+from tcc_fast.config import Config, load_config
+from tcc_fast.step import TrainingStep
+from tcc_fast.train import train
+from tests.conftest import TINY
+
+LOGGED = {
+    "step",
+    "epoch",
+    "loss",
+    "loss_instance",
+    "loss_cluster",
+    "kl_uniform",
+    "entropy",
+    "entropy_mean",
+    "lr",
+    "images_per_second",
+}
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def assert_same_checkpoints(one: Path, other: Path) -> None:
+    for name in ("model", "twin", "queues", "optimizer"):
+        tensors, others = (load_file(path / f"{name}.safetensors") for path in (one, other))
+        assert tensors.keys() == others.keys()
+        for key in tensors:
+            assert torch.equal(tensors[key], others[key]), f"{name}: {key}"
+
+
+def test_a_run_writes_config_metrics_and_a_checkpoint(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    checkpoint = train(tiny, digits, tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 14]
+    assert all(LOGGED <= line.keys() and all(map(math.isfinite, line.values())) for line in lines)
+    assert all(0 <= line["entropy"] <= math.log(10) + 1e-6 for line in lines)
+    state = read_state(checkpoint)
+    assert state.step == 14  # 1797 // 256 = 7 batches, twice
+    assert state.config.model.num_clusters == 10  # from the class names
+    assert load_config(str(tmp_path / "run" / "config.yaml")) == state.config
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    first = train(tiny, digits, tmp_path / "first")
+    again = train(tiny, digits, tmp_path / "again")
+    assert_same_checkpoints(first, again)
+    other = train(tiny.model_copy(update={"seed": 1}), digits, tmp_path / "other")
+    assert not torch.equal(
+        load_file(first / "model.safetensors")["prototypes"], load_file(other / "model.safetensors")["prototypes"]
+    )
+
+
+@pytest.mark.parametrize("start", [[], ["start.method=kmeans", "start.epochs=1", "start.restarts=2"]])
+def test_a_run_that_was_cut_off_and_resumed_equals_an_uninterrupted_one(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: list[str]
+) -> None:
+    config = load_config("digits", [*TINY, "train.epochs=3", "train.checkpoint_every=1", *start])
+    whole = train(config, digits, tmp_path / "whole")
+
+    class PowerCut(Exception):
+        pass
+
+    step_once = TrainingStep.__call__
+
+    def cut_off(self: TrainingStep, batch: object, step: int) -> object:
+        if step == 10:  # within the second epoch
+            raise PowerCut
+        return step_once(self, batch, step)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", cut_off)
+        with pytest.raises(PowerCut):
+            train(config, digits, tmp_path / "cut")
+    assert read_state(list_checkpoints(tmp_path / "cut")[-1]).step == 7
+    resumed = train(config, digits, tmp_path / "cut", resume="must")
+    assert_same_checkpoints(whole, resumed)
+    assert without_speed(read_metrics(tmp_path / "cut")) == without_speed(read_metrics(tmp_path / "whole"))
+
+
+def test_a_second_run_in_the_same_folder_is_refused(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    train(tiny, digits, tmp_path / "run")
+    with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
+        train(tiny, digits, tmp_path / "run")
+
+
+def test_resuming_what_is_not_there_is_an_error(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        train(tiny, digits, tmp_path / "run", resume="must")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_auto_starts_and_then_continues(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    first = train(tiny, digits, tmp_path / "run", resume="auto")
+    assert train(tiny, digits, tmp_path / "run", resume="auto") == first  # nothing is left to do
+
+
+def test_resuming_with_other_settings_names_what_differs(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    train(tiny, digits, tmp_path / "run")
+    other = load_config("digits", [*TINY, "loss.alpha=0.25"])
+    with pytest.raises(ValueError, match=r"other settings: loss\.alpha was .*, now 0\.25"):
+        train(other, digits, tmp_path / "run", resume="must")
+
+
+def test_only_the_newest_checkpoints_are_kept(digits: Path, tmp_path: Path) -> None:
+    config = load_config("digits", [*TINY, "train.epochs=4", "train.checkpoint_every=1", "train.keep_checkpoints=2"])
+    train(config, digits, tmp_path / "run")
+    assert [read_state(path).step for path in list_checkpoints(tmp_path / "run")] == [21, 28]
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_with_its_name_and_step(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("digits", [*TINY, "train.checkpoint_every=1", "train.log_every=5"])
+    step_once = TrainingStep.__call__
+
+    def poisoned(self: TrainingStep, batch: object, step: int) -> object:
+        losses = step_once(self, batch, step)  # type: ignore[arg-type]
+        return losses._replace(loss_cluster=losses.loss_cluster * math.nan) if step == 8 else losses
+
+    monkeypatch.setattr(TrainingStep, "__call__", poisoned)
+    with pytest.raises(ValueError, match=r"loss_cluster became nan at step 9; the last good checkpoint is .*000007"):
+        train(config, digits, tmp_path / "run")
+
+
+def test_labels_are_never_read_in_training(
+    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object) -> None:
+        raise AssertionError("training asked for labels")
+
+    monkeypatch.setattr("tcc_fast.datasets.store.Dataset.labels", refuse)
+    train(tiny, digits, tmp_path / "run")
+
+
+def test_k_is_asked_for_when_there_are_no_classes(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from tcc_fast.datasets import convert
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for shade in range(4):
+        Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(pictures / f"{shade}.png")
+    convert("folder", tmp_path / "set", pictures, progress=False)
+    config = load_config("folder", ["train.batch_size=4"])
+    with pytest.raises(ValueError, match=r"say how many clusters to look for: model\.num_clusters=10"):
+        train(config, tmp_path / "set", tmp_path / "run")
+    config = load_config("folder", ["train.batch_size=4", "model.num_clusters=9"])
+    with pytest.raises(ValueError, match="there are only 4 images"):
+        train(config, tmp_path / "set", tmp_path / "run")
+
+
+@pytest.mark.parametrize("pipeline", ["torch", "resident"])
+def test_both_pipelines_train(digits: Path, tmp_path: Path, pipeline: str) -> None:
+    config = load_config("digits", [*TINY, f"data.pipeline={pipeline}", "data.workers=0", "train.epochs=1"])
+    config = config.model_copy(update={"start": type(config.start)()})
+    train(config, digits, tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    assert lines[-1]["loss_instance"] < lines[0]["loss_instance"] + 2
