@@ -35,15 +35,22 @@ class EpochOrder:
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int, shard: Shard) -> None:
+        ranks = shard.world_size
+        if num_images < max(2, ranks):
+            raise ValueError(
+                f"the data set has {num_images} image(s), but a batch needs at least {max(2, ranks)} for "
+                f"{ranks} process(es): train on more images, or with fewer processes"
+            )
         if batch_size > num_images:
+            quarter = 1 << max(2, num_images // 4).bit_length() - 1  # a power of two
             raise ValueError(
                 f"train.batch_size is {batch_size}, but the data set has {num_images} images: "
-                f"set train.batch_size={max(2, 1 << (num_images // 4).bit_length() - 1)} or less"
+                f"set train.batch_size={quarter // ranks * ranks or ranks} or less"
             )
-        if batch_size % shard.world_size:
+        if batch_size % ranks:
             raise ValueError(
-                f"train.batch_size is {batch_size}, which {shard.world_size} processes cannot share equally: "
-                f"set train.batch_size={batch_size // shard.world_size * shard.world_size or shard.world_size}"
+                f"train.batch_size is {batch_size}, which {ranks} processes cannot share equally: "
+                f"set train.batch_size={batch_size // ranks * ranks or ranks}"
             )
         self.num_images, self.batch_size, self.seed, self.shard = num_images, batch_size, seed, shard
         self.batches_per_epoch = num_images // batch_size

@@ -5,7 +5,6 @@ This is what the field runs today, and the reference: the other pipelines must d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +18,7 @@ from tcc_fast.augment import BLUR_SIGMA, blur_kernel_size
 from tcc_fast.batch import Batch
 from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
+from tcc_fast.datasets.pool import default_workers
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
@@ -63,7 +63,9 @@ class _TwoViews(TorchDataset[tuple[Tensor, Tensor, int]]):
         views = []
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             for view in (1, 2):
-                torch.manual_seed(scalar_key(STREAM_AUGMENT, self.seed, epoch, view, index) % (1 << 63))
+                key = scalar_key(STREAM_AUGMENT, self.seed, epoch, view, index)
+                # Not torch.manual_seed, which would seed the accelerator's generator as well.
+                torch.default_generator.manual_seed(key % (1 << 63))
                 views.append(self.transform(picture))
         return views[0], views[1], index
 
@@ -108,7 +110,7 @@ class TorchPipeline(Position):
     ) -> None:
         super().__init__(order.batches_per_epoch)
         if workers is None:
-            workers = min(16, os.cpu_count() or 1)
+            workers = default_workers()
         self.device, self.dtype = device, dtype
         transform = reference_transform(recipe, image_size, *channel_moments(dataset))
         self._loader: DataLoader[tuple[Tensor, Tensor, int]] | None = DataLoader(
@@ -132,5 +134,7 @@ class TorchPipeline(Position):
         return moved.contiguous(memory_format=torch.channels_last)
 
     def close(self) -> None:
-        """Stop the workers."""
-        self._loader = None  # its iterator's destructor ends them
+        """Stop the workers, at once: also when a half-used iterator, or the traceback of an error, still holds them."""
+        iterator, self._loader = getattr(self._loader, "_iterator", None), None
+        if iterator is not None:  # with workers only
+            iterator._shutdown_workers()

@@ -31,7 +31,7 @@ class ViewParameters:
     """What happens to each of B views."""
 
     angle: Tensor
-    """(B,) degrees, counter-clockwise as torchvision's RandomAffine."""
+    """(B,) degrees, clockwise as torchvision's RandomAffine."""
     shear: Tensor
     """(B,) degrees along x."""
     zoom: Tensor
@@ -146,13 +146,13 @@ def apply(
     """
     height, width = pictures.shape[-2:]
     images = pictures.to(torch.float32) / 255.0
+    heights, widths = geometry if geometry is not None else (height, width)
     if recipe.rotation or recipe.shear or recipe.zoom != (1.0, 1.0):
-        images = affine(images, parameters.angle, parameters.shear, parameters.zoom)
+        images = affine(images, parameters.angle, parameters.shear, parameters.zoom, widths / heights)
     top, left, box_h, box_w = parameters.box.unbind(1)
     if geometry is not None:
-        heights, widths = geometry
-        top, box_h = top * height / heights, box_h * height / heights
-        left, box_w = left * width / widths, box_w * width / widths
+        top, box_h = _stored_span(top, box_h, heights, height)
+        left, box_w = _stored_span(left, box_w, widths, width)
     images = crop_resize(images, top, left, box_h, box_w, parameters.flip, size)
     images = colour_jitter(images, parameters, recipe)
     if recipe.grey:
@@ -160,6 +160,12 @@ def apply(
     if recipe.blur:
         images = torch.where(parameters.blur.view(-1, 1, 1, 1), gaussian_blur(images, parameters.sigma), images)
     return normalize(images, mean, std)
+
+
+def _stored_span(start: Tensor, length: Tensor, side: Tensor, stored: int) -> tuple[Tensor, Tensor]:
+    """Pixels of the picture's own geometry in stored ones: at least one of them, so that no view is empty."""
+    length = (length * stored / side).clamp(min=1.0)
+    return torch.minimum(start * stored / side, stored - length), length
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -179,18 +185,20 @@ def whole_view(pictures: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor
     return normalize(images, mean, std)
 
 
-def affine(images: Tensor, angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
-    """RandomAffine about the centre, bilinear, black outside: (B, 3, H, W), (B,) each, to (B, 3, H, W)."""
-    height, width = images.shape[-2:]
+def affine(images: Tensor, angle: Tensor, shear: Tensor, zoom: Tensor, aspect: Tensor | float | None = None) -> Tensor:
+    """RandomAffine about the centre, bilinear, black outside: (B, 3, H, W), (B,) each, to (B, 3, H, W).
+
+    ``aspect`` is the width / height in which the map is meant, when pictures are stored squeezed; None: W / H.
+    """
+    if aspect is None:
+        aspect = images.shape[-1] / images.shape[-2]
     rotation, tilt = torch.deg2rad(angle), torch.deg2rad(shear)
     # torchvision's forward map is R(angle) · Shear · zoom; sampling needs its inverse.
     a, b = torch.cos(rotation), -torch.cos(rotation) * torch.tan(tilt) - torch.sin(rotation)
     c, d = torch.sin(rotation), -torch.sin(rotation) * torch.tan(tilt) + torch.cos(rotation)
-    inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / zoom.view(-1, 1, 1)
-    # grid_sample's coordinates run from -1 to 1 over each side: scale out and back.
-    scale = torch.tensor([width, height], dtype=images.dtype, device=images.device)
-    matrix = inverse * scale.view(1, 1, 2) / scale.view(1, 2, 1)
-    theta = F.pad(matrix, (0, 1))  # no translation
+    # grid_sample's coordinates run from -1 to 1 over each side, hence the aspect.
+    inverse = torch.stack([d, -b / aspect, -c * aspect, a], dim=1).view(-1, 2, 2) / zoom.view(-1, 1, 1)
+    theta = F.pad(inverse, (0, 1))  # no translation
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -214,7 +222,7 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
     pixel = torch.arange(source, device=device, dtype=torch.float32).view(1, 1, -1) + 0.5
     start, end = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
     weights = (1.0 - (pixel - (start + output * scale)).abs() / support).clamp(min=0.0)
-    weights = torch.where((pixel > start) & (pixel < end), weights, 0.0)
+    weights = torch.where((pixel >= start) & (pixel < end), weights, 0.0)
     return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)
 
 
@@ -277,7 +285,7 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
     )
     sector = torch.remainder(hue / 6.0 + shift.view(-1, 1, 1), 1.0).unsqueeze(1) * 6.0  # (B, 1, S, S)
     # Each channel is value - chroma · trapezoid((n + sector) mod 6), with n = 5, 3, 1.
-    offset = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    offset = torch.arange(5, 0, -2, device=images.device).view(1, 3, 1, 1)  # no copy from the host to wait for
     k = torch.remainder(offset + sector, 6.0)
     ramp = torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
     return value.unsqueeze(1) - chroma.unsqueeze(1) * ramp

@@ -159,9 +159,9 @@ class StartConfig(Section):
     """Addition: a k-means start of the prototypes after an instance-only warm-up. One initialisation, done once."""
 
     method: Literal["none", "kmeans"] = "none"
-    """`kmeans`: until `epochs` train by plain instance contrast, then set μ to k-means centres of un-augmented f."""
-    epochs: int = Field(0, ge=0)
-    """Length of the instance-only warm-up."""
+    """`kmeans`: first train by plain instance contrast, then set μ to k-means centres of un-augmented f."""
+    at: float = Field(0.4, ge=0, lt=1)
+    """Length of that instance-only warm-up, as a fraction of the epochs."""
     restarts: int = Field(20, ge=1)
     """k-means restarts; the one with the lowest inertia is kept."""
 
@@ -223,13 +223,10 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
 
-    @model_validator(mode="after")
-    def _start_fits(self) -> Config:
-        if self.start.method != "none" and self.start.epochs >= self.train.epochs:
-            raise ValueError(
-                f"start.epochs ({self.start.epochs}) must be smaller than train.epochs ({self.train.epochs})"
-            )
-        return self
+    @property
+    def start_epoch(self) -> int:
+        """First epoch with clusters: 0 without a k-means start."""
+        return int(self.start.at * self.train.epochs) if self.start.method == "kmeans" else 0
 
 
 def built_in_names() -> list[str]:

@@ -108,7 +108,7 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
         twin.compile()
     optimizer = build_optimizer(model, config.optim)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    start_step = pipeline.batches_per_epoch * config.start.epochs if config.start.method == "kmeans" else 0
+    start_step = pipeline.batches_per_epoch * config.start_epoch
     training_step = TrainingStep(config, prepared, twin, queues, optimizer, accelerator, start_step)
     return Session(config, dataset, accelerator, pipeline, note, model, twin, queues, optimizer, training_step)
 

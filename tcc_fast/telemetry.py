@@ -124,7 +124,7 @@ class CollapseAlarm:
         if line["largest_cluster"] > 0.9:
             troubles["one"] = (
                 f"one cluster takes {line['largest_cluster']:.0%} of all images: lower optim.lr, or start the "
-                "prototypes from the data (start.method=kmeans, start.epochs=N), or raise loss.kl_weight"
+                "prototypes from the data (start.method=kmeans), or raise loss.kl_weight"
             )
         elif line["entropy"] > 0.98 * highest:
             troubles["uniform"] = (

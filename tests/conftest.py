@@ -15,6 +15,7 @@ TINY = [
     "model.feature_dim=16",
     "queue.instance_length=100",
     "queue.cluster_multiple=2",
+    "start.restarts=2",
     "train.batch_size=256",
     "train.epochs=2",
     "train.log_every=2",

@@ -14,14 +14,15 @@ import numpy as np
 def dot(a, b):
     """aᵀb, summed by hand."""
     total = 0.0
-    for a_i, b_i in zip(a, b, strict=True):
-        total += float(a_i) * float(b_i)
+    for a_i, b_i in zip(a.tolist(), b.tolist(), strict=True):
+        total += a_i * b_i
     return total
 
 
 def unit(v):
     """v / ‖v‖₂."""
-    return np.array([v_i / math.sqrt(dot(v, v)) for v_i in v], dtype=np.float64)
+    norm = math.sqrt(dot(v, v))
+    return np.array([v_i / norm for v_i in v.tolist()])
 
 
 def assignment(f, mu):
@@ -77,7 +78,7 @@ def instance_representation(f, c, W, b):
     B, d = f.shape
     e = np.zeros((B, d))
     for i in range(B):
-        e[i] = unit([f[i, m] + dot(W[m], c[i]) + b[m] for m in range(d)])
+        e[i] = unit(np.array([f[i, m] + dot(W[m], c[i]) + b[m] for m in range(d)]))
     return e
 
 
@@ -146,3 +147,109 @@ def central_difference(function, x, step=1e-6):
         below[position] -= step
         gradient[position] = (function(above) - function(below)) / (2 * step)
     return gradient
+
+
+class Algorithm1:
+    """Algorithm 1 on a two-layer tanh encoder, with gradients by central differences: nothing is differentiated.
+
+    theta and theta_hat are dicts of float64 arrays: W1, b1, W2, b2 (encoder), mu (K, d), W (d, K) and b (NN).
+    The switches are those of METHOD.md and of the settings' own descriptions; the defaults are the literal method.
+    """
+
+    def __init__(
+        self,
+        theta,
+        L,
+        J,
+        *,
+        lr,
+        m,
+        tau=1.0,
+        tau_cluster=None,
+        lam=0.3,
+        alpha=0.5,
+        kl_weight=1.0,
+        normalize_features=True,
+        normalize_prototypes=True,
+        assignment_temperature=1.0,
+        feature_batch_norm=False,
+        condition_on_cluster=True,
+        use_P=True,
+        cluster_track=True,
+        symmetric=False,
+    ):
+        self.theta = {name: np.array(value, dtype=np.float64) for name, value in theta.items()}
+        self.theta_hat = {name: value.copy() for name, value in self.theta.items()}  # θ̂ = θ at the start
+        d = len(theta["b2"])
+        self.P, self.taken_by_P = np.zeros((L, d)), 0
+        self.Q, self.taken_by_Q = np.zeros((J, d)), 0
+        self.lr, self.m, self.tau, self.tau_cluster = lr, m, tau, tau_cluster or tau
+        self.lam, self.alpha, self.kl_weight = lam, alpha, kl_weight
+        self.normalize_features, self.normalize_prototypes = normalize_features, normalize_prototypes
+        self.assignment_temperature, self.feature_batch_norm = assignment_temperature, feature_batch_norm
+        self.condition_on_cluster, self.use_P = condition_on_cluster, use_P
+        self.cluster_track, self.symmetric = cluster_track, symmetric
+
+    def network(self, theta, x, epsilon):
+        """f, π and e of one view; epsilon None means c = π."""
+        hidden = np.array(
+            [[math.tanh(dot(w, x_i) + b) for w, b in zip(theta["W1"], theta["b1"], strict=True)] for x_i in x]
+        )
+        f = np.array([[dot(w, h_i) + b for w, b in zip(theta["W2"], theta["b2"], strict=True)] for h_i in hidden])
+        if self.feature_batch_norm:
+            mean = sum(f_i for f_i in f) / len(f)
+            variance = sum((f_i - mean) ** 2 for f_i in f) / len(f)
+            f = np.array([(f_i - mean) / np.sqrt(variance + 1e-5) for f_i in f])
+        if self.normalize_features:
+            f = np.array([unit(f_i) for f_i in f])
+        mu = np.array([unit(mu_k) for mu_k in theta["mu"]]) if self.normalize_prototypes else theta["mu"]
+        pi = assignment(f, mu / self.assignment_temperature)
+        if not (self.condition_on_cluster and self.cluster_track):
+            return f, pi, np.array([unit(f_i) for f_i in f])
+        c = pi if epsilon is None else gumbel_softmax(pi, epsilon, self.lam)
+        return f, pi, instance_representation(f, c, theta["W"], theta["b"])
+
+    def loss(self, theta, x, epsilon, r_hat, e_hat):
+        """(9) of one view against the keys of the other."""
+        f, pi, e = self.network(theta, x, epsilon)
+        written_Q = range(min(self.taken_by_Q, len(self.Q)))
+        log_p = instance_log_likelihood(e, e_hat, self.Q, self.tau, written_Q)
+        if not self.cluster_track:
+            return -sum(log_p) / len(log_p)
+        r = cluster_representation(pi, f)
+        if self.use_P:
+            L1 = cluster_loss(r, r_hat, self.P, self.tau_cluster, range(min(self.taken_by_P, len(self.P))))
+        else:
+            L1 = cluster_loss(r, r_hat, r_hat, self.tau_cluster)
+        L2 = sum(-log_p + self.kl_weight * kl_to_uniform(pi)) / len(log_p)
+        return total_loss(L1, L2, self.alpha)
+
+    def step(self, x_1, x_2, epsilons):
+        """One step on two views; epsilons: the draws of θ and θ̂, then the same of the mirrored direction."""
+        directions = []
+        for x, other, epsilon, epsilon_hat in [(x_1, x_2, *epsilons[:2]), (x_2, x_1, *epsilons[2:])]:
+            f_hat, pi_hat, e_hat = self.network(self.theta_hat, other, epsilon_hat)
+            directions.append((x, epsilon, cluster_representation(pi_hat, f_hat), e_hat))
+        used = directions if self.symmetric else directions[:1]
+
+        def objective(theta):
+            return sum(self.loss(theta, *direction) for direction in used) / len(used)
+
+        value = objective(self.theta)
+        gradient = {
+            name: central_difference(lambda x, name=name: objective(self.theta | {name: x}), self.theta[name])
+            for name in self.theta
+        }
+        for name in self.theta:
+            self.theta[name] = self.theta[name] - self.lr * gradient[name]  # SGD
+        _, _, r_hat, e_hat = directions[0]
+        if self.cluster_track:
+            for r_hat_k in r_hat:
+                self.P[self.taken_by_P % len(self.P)] = r_hat_k
+                self.taken_by_P += 1
+        for e_hat_i in e_hat:
+            self.Q[self.taken_by_Q % len(self.Q)] = e_hat_i
+            self.taken_by_Q += 1
+        for name in self.theta:
+            self.theta_hat[name] = moving_average(self.theta_hat[name], self.theta[name], self.m)
+        return value

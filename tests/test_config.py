@@ -73,7 +73,7 @@ def test_a_config_survives_writing_and_reading() -> None:
         (["model.backbone=resnet35"], "'resnet18', 'resnet34' or 'resnet50', got 'resnet35'"),
         (["augment.crop_area=[0.9, 0.2]"], "crop_area must be a range 0 < low <= high, got [0.9, 0.2]"),
         (["augment.crop_area=[0.9, 1.2]"], "crop_area must not exceed 1"),
-        (["start.method=kmeans", "start.epochs=9", "train.epochs=9"], "start.epochs (9) must be smaller"),
+        (["start.at=1"], "'start.at': input should be less than 1, got 1"),
         (["train.epochs"], "must have the form KEY=VALUE"),
         (["seed.x=1"], "'seed'"),
     ],

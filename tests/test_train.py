@@ -68,11 +68,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(digits: Path,
     )
 
 
-@pytest.mark.parametrize("start", [[], ["start.method=kmeans", "start.epochs=1", "start.restarts=2"]])
+@pytest.mark.parametrize("start", ["none", "kmeans"])
 def test_a_run_that_was_cut_off_and_resumed_equals_an_uninterrupted_one(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: list[str]
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    config = load_config("digits", [*TINY, "train.epochs=3", "train.checkpoint_every=1", *start])
+    config = load_config("digits", [*TINY, "train.epochs=3", "train.checkpoint_every=1", f"start.method={start}"])
     whole = train(config, digits, tmp_path / "whole")
 
     class PowerCut(Exception):
@@ -168,10 +168,12 @@ def test_k_is_asked_for_when_there_are_no_classes(tmp_path: Path) -> None:
         train(config, tmp_path / "set", tmp_path / "run")
 
 
-@pytest.mark.parametrize("pipeline", ["torch", "resident"])
-def test_both_pipelines_train(digits: Path, tmp_path: Path, pipeline: str) -> None:
-    config = load_config("digits", [*TINY, f"data.pipeline={pipeline}", "data.workers=0", "train.epochs=1"])
-    config = config.model_copy(update={"start": type(config.start)()})
-    train(config, digits, tmp_path / "run")
-    lines = read_metrics(tmp_path / "run")
-    assert lines[-1]["loss_instance"] < lines[0]["loss_instance"] + 2
+def test_both_pipelines_train_alike(digits: Path, tmp_path: Path) -> None:
+    final = {}
+    for pipeline in ("torch", "resident"):
+        settings = [*TINY, f"data.pipeline={pipeline}", "data.workers=0", "train.epochs=1", "start.method=none"]
+        train(load_config("digits", settings), digits, tmp_path / pipeline)
+        final[pipeline] = read_metrics(tmp_path / pipeline)[-1]
+    # The same images in the same order, augmented by other draws from the same distributions.
+    assert final["torch"]["loss_instance"] == pytest.approx(final["resident"]["loss_instance"], abs=0.1)
+    assert final["torch"]["entropy"] == pytest.approx(final["resident"]["entropy"], abs=0.1)

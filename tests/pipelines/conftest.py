@@ -1,0 +1,105 @@
+"""Small packed data sets of photo-like pictures, and pipelines that are closed after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcc_fast.batch import Pipeline
+from tcc_fast.config import AugmentConfig, Config, DataConfig, TrainConfig
+from tcc_fast.datasets import Dataset, convert, open_dataset
+from tcc_fast.pipelines import Shard, open_pipeline
+
+Open = Callable[..., Pipeline]
+
+NUM_PHOTOS = 46
+
+
+def photo(width: int, height: int, seed: int) -> Image.Image:
+    """Soft light, a few hard-edged things in it, a little noise."""
+    rng = np.random.default_rng(seed)
+    light = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
+    pixels = np.array(light.resize((width, height), Image.Resampling.BICUBIC))
+    for _ in range(4):
+        top, left = rng.integers(0, height * 3 // 4), rng.integers(0, width * 3 // 4)
+        pixels[top : top + height // 4, left : left + width // 5] = rng.integers(0, 256, 3)
+    noisy = pixels + rng.normal(0, 4, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """46 pictures of unequal shape, in two classes, stored with a short side of at most 48 pixels."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index in range(NUM_PHOTOS):
+        width, height = (int(side) for side in rng.integers(40, 110, 2))
+        folder = root / "raw" / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        photo(width, height, index).save(folder / f"{index:02}.png")
+    convert("folder", root / "packed", root / "raw", short_side=48, workers=1, progress=False)
+    return root / "packed"
+
+
+@pytest.fixture(scope="session")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pictures of 40 × 56 pixels (height × width), without classes."""
+    root = tmp_path_factory.mktemp("frames")
+    (root / "raw").mkdir()
+    for index in range(24):
+        photo(56, 40, 100 + index).save(root / "raw" / f"{index:02}.png")
+    convert("folder", root / "packed", root / "raw", short_side=40, workers=1, progress=False)
+    return root / "packed"
+
+
+@pytest.fixture(name="configure")
+def _configure() -> Callable[..., Config]:
+    return configure
+
+
+def configure(
+    backend: str = "resident",
+    workers: int = 0,
+    batch_size: int = 8,
+    image_size: int = 16,
+    seed: int = 3,
+    augment: dict[str, Any] | None = None,
+) -> Config:
+    """Settings of a pipeline; by default every part of the recipe occurs."""
+    recipe = {"rotation": 10, "shear": 5, "zoom": (0.9, 1.1), "jitter": 0.8, "blur": 0.5}
+    return Config(
+        seed=seed,
+        data=DataConfig(pipeline=backend, image_size=image_size, workers=workers),
+        augment=AugmentConfig(**(recipe if augment is None else augment)),
+        train=TrainConfig(batch_size=batch_size),
+    )
+
+
+@pytest.fixture(name="pipeline")
+def _pipeline() -> Iterator[Open]:
+    """`pipeline(folder, backend, shard=, dtype=, **settings)` opens one."""
+    opened: list[Pipeline] = []
+
+    def make(
+        data: Path | Dataset,
+        *backend: Any,
+        shard: Shard | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        **settings: Any,
+    ) -> Pipeline:
+        dataset = data if isinstance(data, Dataset) else open_dataset(data)
+        config = configure(*backend, **settings)
+        made, _ = open_pipeline(dataset, config, torch.device(device), shard or Shard(), dtype)
+        opened.append(made)
+        return made
+
+    yield make
+    for made in opened:
+        made.close()
