@@ -146,13 +146,15 @@ def apply(
     """
     height, width = pictures.shape[-2:]
     images = pictures.to(torch.float32) / 255.0
-    heights, widths = geometry if geometry is not None else (height, width)
-    if recipe.rotation or recipe.shear or recipe.zoom != (1.0, 1.0):
-        images = affine(images, parameters.angle, parameters.shear, parameters.zoom, widths / heights)
     top, left, box_h, box_w = parameters.box.unbind(1)
+    aspect = None
     if geometry is not None:
+        heights, widths = geometry
+        aspect = widths / heights
         top, box_h = _stored_span(top, box_h, heights, height)
         left, box_w = _stored_span(left, box_w, widths, width)
+    if recipe.rotation or recipe.shear or recipe.zoom != (1.0, 1.0):
+        images = affine(images, parameters.angle, parameters.shear, parameters.zoom, aspect)
     images = crop_resize(images, top, left, box_h, box_w, parameters.flip, size)
     images = colour_jitter(images, parameters, recipe)
     if recipe.grey:

@@ -89,6 +89,8 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
         log_with="tensorboard" if config.train.tensorboard else None,
         project_dir=str(run),
     )
+    if accelerator.num_processes > 1:
+        raise ValueError("training on more than one process is not there yet: launch with --num_processes 1")
     device = accelerator.device
     dataset = open_dataset(data)
     config = with_num_clusters(config, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def test_every_field_has_a_sentence() -> None:
 
 def test_overrides_take_dotted_keys_and_yaml_values() -> None:
     config = load_config(
-        "digits", ["seed=3", "model.num_clusters=7", "optim.lr=1e-2", "augment.crop_area=[0.3, 0.9]", "train.compile=on"]
+        "digits",
+        ["seed=3", "model.num_clusters=7", "optim.lr=1e-2", "augment.crop_area=[0.3, 0.9]", "train.compile=on"],
     )
     assert (config.seed, config.model.num_clusters, config.optim.lr) == (3, 7, 0.01)
     assert config.augment.crop_area == (0.3, 0.9)
@@ -79,9 +81,8 @@ def test_a_config_survives_writing_and_reading() -> None:
     ],
 )
 def test_a_mistake_is_answered_in_one_line_that_names_it(overrides: list[str], said: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
         load_config("digits", overrides)
-    assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

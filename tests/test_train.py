@@ -50,7 +50,7 @@ def test_a_run_writes_config_metrics_and_a_checkpoint(digits: Path, tiny: Config
     checkpoint = train(tiny, digits, tmp_path / "run")
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 14]
-    assert all(LOGGED <= line.keys() and all(map(math.isfinite, line.values())) for line in lines)
+    assert all(line.keys() >= LOGGED and all(map(math.isfinite, line.values())) for line in lines)
     assert all(0 <= line["entropy"] <= math.log(10) + 1e-6 for line in lines)
     state = read_state(checkpoint)
     assert state.step == 14  # 1797 // 256 = 7 batches, twice

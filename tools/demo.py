@@ -1,7 +1,7 @@
 """The demo: real pictures in, clusters out, beside k-means. Runs the commands that a user would type.
 
-    python tools/demo.py                         # digits and mnist5k, one seed each
-    python tools/demo.py --seeds 0 1 2 --sets digits
+python tools/demo.py                         # digits and mnist5k, one seed each
+python tools/demo.py --seeds 0 1 2 --sets digits
 """
 
 from __future__ import annotations

@@ -71,12 +71,12 @@ def configure(
     seed: int = 3,
     augment: dict[str, Any] | None = None,
 ) -> Config:
-    """Settings of a pipeline; by default every part of the recipe occurs."""
+    """Settings of a pipeline. Every part of the recipe occurs, but for what ``augment`` changes."""
     recipe = {"rotation": 10, "shear": 5, "zoom": (0.9, 1.1), "jitter": 0.8, "blur": 0.5}
     return Config(
         seed=seed,
         data=DataConfig(pipeline=backend, image_size=image_size, workers=workers),
-        augment=AugmentConfig(**(recipe if augment is None else augment)),
+        augment=AugmentConfig(**(recipe | (augment or {}))),
         train=TrainConfig(batch_size=batch_size),
     )
 

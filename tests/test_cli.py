@@ -1,0 +1,102 @@
+"""The commands as people type them, bare forms and mistakes included."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tcc_fast.cli import app
+from tests.conftest import TINY
+
+SETTINGS = [*TINY, "train.epochs=1"]
+
+
+@pytest.fixture
+def home(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the digits under data/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "digits").symlink_to(digits)
+    return tmp_path
+
+
+def type_in(*arguments: str) -> str:
+    """Run a command in this process; returns what it printed, and raises what it raised."""
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False).output
+
+
+def test_the_bare_forms_train_and_evaluate_the_only_data_set(home: Path) -> None:
+    printed = type_in("train", *SETTINGS)
+    (run,) = (path for path in (home / "runs").iterdir() if not path.is_symlink())
+    assert re.fullmatch(r"digits-\d{8}-\d{6}", run.name)
+    assert (home / "runs" / "latest").resolve() == run
+    assert f"tcc-fast eval --ckpt runs/{run.name}" in printed
+    printed = type_in("eval", "--ckpt", "latest", "--json", "out.json", "--kmeans-pixels")
+    assert "TCC (argmax π)" in printed
+    assert "1,797 images at 8 px, split all" in printed
+    result = json.loads((home / "out.json").read_text())
+    assert {"acc", "nmi", "ari", "n", "num_clusters", "clusters_used", "cluster_sizes"} <= result.keys()
+    assert 0 <= result["acc"] <= 1
+    assert sum(result["cluster_sizes"]) == result["n"] == 1797
+    assert len(result["cluster_sizes"]) == result["num_clusters"] == 10
+    assert result["kmeans_pixels"]["acc"] == pytest.approx(0.79, abs=0.03)
+    assert result["kmeans_features"].keys() == {"acc", "nmi", "ari"}
+
+
+def test_resume_latest_continues_the_run_with_its_own_settings(home: Path) -> None:
+    type_in("train", *SETTINGS, "--out", "runs/one")
+    with pytest.raises(ValueError, match=r"other settings: train\.epochs was 1, now 2"):
+        type_in("train", "--resume", "latest", "train.epochs=2")
+    assert "continuing" in type_in("train", "--resume", "latest")
+
+
+def test_train_without_data_says_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="make one with `tcc-fast convert digits`"):
+        type_in("train")
+
+
+def test_train_with_several_data_sets_lists_them(home: Path, digits: Path) -> None:
+    (home / "data" / "more").symlink_to(digits)
+    with pytest.raises(ValueError, match="several data sets: data/digits, data/more. Choose one with --data"):
+        type_in("train")
+
+
+def test_resume_auto_needs_a_folder(home: Path) -> None:
+    with pytest.raises(ValueError, match="--resume auto needs --out"):
+        type_in("train", "--resume", "auto")
+
+
+def test_convert_writes_under_data_and_says_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "1797 images in 10 classes" in type_in("convert", "digits")
+    assert (tmp_path / "data" / "digits" / "dataset.json").is_file()
+    with pytest.raises(ValueError, match="max-rejected"):
+        type_in("convert", "digits", "--max-rejected", "few")
+
+
+@pytest.mark.parametrize("arguments", [["eval", "--ckpt", "nowhere"], ["train", "--config", "digit"]])
+def test_a_mistake_is_one_line_on_stderr_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "tcc_fast", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 1
+    assert re.fullmatch(r"tcc-fast: [^\n]+\n", finished.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_accelerate_launch_trains(home: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "tcc_fast"]
+    finished = subprocess.run([*launch, "train", *SETTINGS], cwd=home, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "done: runs/digits-" in finished.stdout
+
+
+def test_version() -> None:
+    assert re.match(r"tcc-fast \d+\.\d+", type_in("--version"))

@@ -1,0 +1,97 @@
+"""Evaluation: with labels, without, with dead clusters, with K unlike the number of classes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from tcc_fast.checkpoint import find_checkpoint, load_model, read_state
+from tcc_fast.config import load_config
+from tcc_fast.datasets import convert, open_dataset
+from tcc_fast.embed import embed
+from tcc_fast.evaluate import evaluate
+from tcc_fast.report import show_evaluation
+from tcc_fast.train import train
+from tests.conftest import TINY
+
+
+def shown(result: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show_evaluation(result, console)  # type: ignore[arg-type]
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run with 13 clusters for 10 classes."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(load_config("digits", [*TINY, "train.epochs=1", "model.num_clusters=13"]), digits, folder)
+    return folder
+
+
+def test_k_unlike_the_number_of_classes(run: Path) -> None:
+    result = evaluate(run)
+    assert (result.num_clusters, result.num_classes) == (13, 10)
+    assert len(result.cluster_sizes) == 13
+    assert result.scores is not None
+    assert 0 < result.scores["acc"] < 1
+    assert "K is 13 and there are 10 classes" in shown(result)
+
+
+def test_dead_clusters_are_counted_and_harm_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_three(*arguments: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        features, pi = embed(*arguments, **options)  # type: ignore[arg-type]
+        pi[:, 3:] = 0
+        return features, pi
+
+    monkeypatch.setattr("tcc_fast.evaluate.embed", only_three)
+    result = evaluate(run)
+    assert result.clusters_used == 3
+    assert result.cluster_sizes[3:] == [0] * 10
+    assert result.scores is not None
+    assert result.scores["acc"] <= 0.4
+
+
+def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for shade in range(20):
+        Image.new("RGB", (24, 20), (shade * 12, 255 - shade * 12, 9)).save(pictures / f"{shade}.jpg")
+    convert("folder", tmp_path / "set", pictures, progress=False)
+    settings = [*TINY, "train.batch_size=8", "model.num_clusters=3", "start.method=none", "data.image_size=16"]
+    train(load_config("folder", settings), tmp_path / "set", tmp_path / "run")
+    result = evaluate(tmp_path / "run", kmeans_pixels=True)
+    json = result.to_json()
+    assert (json["acc"], json["nmi"], json["ari"], json["num_classes"]) == (None, None, None, None)
+    assert json["kmeans_features"] == json["kmeans_pixels"] == {"acc": None, "nmi": None, "ari": None}
+    assert sum(json["cluster_sizes"]) == json["n"] == 20
+    assert "no labels" in shown(result)
+
+
+def test_other_data_is_told_from_the_data_trained_on(run: Path, tmp_path: Path) -> None:
+    assert evaluate(run).same_data
+    convert("digits", tmp_path / "again", progress=False)
+    assert evaluate(run, tmp_path / "again").same_data  # the same bytes elsewhere are the same data
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for shade in range(20):
+        Image.new("RGB", (24, 20), (shade * 12, 0, 9)).save(pictures / f"{shade}.png")
+    convert("folder", tmp_path / "set", pictures, progress=False)
+    assert not evaluate(run, tmp_path / "set", kmeans_features=False).same_data
+
+
+def test_inference_is_deterministic_whatever_the_batch_size(run: Path, digits: Path) -> None:
+    checkpoint = find_checkpoint(run)
+    config = read_state(checkpoint).config
+    model, dataset = load_model(checkpoint, config), open_dataset(digits)
+    indices = range(100)
+    features, pi = embed(model, dataset, indices, 8, torch.device("cpu"), batch_size=100)
+    again, _ = embed(model, dataset, indices, 8, torch.device("cpu"), batch_size=7)
+    torch.testing.assert_close(features, again, rtol=0, atol=1e-5)
+    torch.testing.assert_close(pi.sum(dim=1), torch.ones(100))
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(100))
