@@ -33,7 +33,9 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def convert(
     name: Annotated[str, DatasetName],
     out: Annotated[Path | None, typer.Option(help="Data set folder to make; default: data/NAME.")] = None,
-    src: Annotated[Path | None, typer.Option(help="The raw pictures, for `folder`.")] = None,
+    src: Annotated[
+        Path | None, typer.Option(help="The raw pictures: a folder, or a paper data set's archive or folder.")
+    ] = None,
     short_side: Annotated[
         int | None, typer.Option(help="Reduce pictures to this short side in pixels; 0 keeps their size.")
     ] = None,
@@ -41,9 +43,16 @@ def convert(
     labels: Annotated[str, typer.Option(help="auto, none, or folders (first folder of a path is its class).")] = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
     max_rejected: Annotated[
-        str, typer.Option(help="Files that may be rejected: a count (20) or a share (0.1) of all.")
-    ] = "0.5",
+        str | None,
+        typer.Option(
+            help="Files that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the data set that is there.")] = False,
+    allow_incomplete: Annotated[
+        bool, typer.Option(help="Take a paper data set as it is; what is missing is recorded.")
+    ] = False,
+    md5: Annotated[bool, typer.Option(help="Compare the MD5 of even a very large archive: reads it whole.")] = False,
 ) -> None:
     """Convert raw pictures to a packed data set folder."""
     from tcc_fast.datasets import convert as convert_pictures
@@ -56,8 +65,10 @@ def convert(
         quality=quality,
         labels=labels,  # type: ignore[arg-type]  # checked there
         workers=workers,
-        max_rejected=_count_or_share(max_rejected),
+        max_rejected=None if max_rejected is None else _count_or_share(max_rejected),
         overwrite=overwrite,
+        allow_incomplete=allow_incomplete,
+        md5=md5,
     )
     typer.echo(report.summary())
 
@@ -100,16 +111,34 @@ def train(
 
 @app.command(name="eval")
 def evaluate_command(
-    ckpt: Annotated[str, typer.Option(help="A run, a checkpoint folder, or `latest`.")],
+    ckpt: Annotated[
+        list[str], typer.Option(help="A run, a checkpoint folder, or `latest`; several give mean and deviation.")
+    ],
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one trained on.")] = None,
+    split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
-    kmeans_pixels: Annotated[bool, typer.Option(help="Also run k-means on the pixels, to compare with.")] = False,
+    confusion: Annotated[Path | None, typer.Option(help="Also write clusters by classes to this CSV file.")] = None,
+    kmeans_features: Annotated[bool, typer.Option(help="Also run k-means on the features.")] = True,
+    kmeans_pixels: Annotated[bool, typer.Option(help="Also run k-means on the pixels.")] = False,
+    linear_probe: Annotated[bool, typer.Option(help="Also train a linear classifier on the features.")] = False,
 ) -> None:
-    """Evaluate the clusters of a checkpoint."""
-    from tcc_fast.evaluate import evaluate
-    from tcc_fast.report import show_evaluation
+    """Evaluate the clusters of a checkpoint, or of several."""
+    from tcc_fast.evaluate import evaluate, write_confusion
+    from tcc_fast.report import show_evaluation, show_summary, summarise
 
-    result = evaluate(ckpt, data, kmeans_pixels=kmeans_pixels)
-    show_evaluation(result, Console(highlight=False))
+    if confusion is not None and len(ckpt) > 1:
+        raise ValueError("--confusion is of one checkpoint: give one --ckpt")
+    chosen = (("kmeans_features", kmeans_features), ("kmeans_pixels", kmeans_pixels))
+    baselines = tuple(name for name, wanted in chosen if wanted)
+    console = Console(highlight=False)
+    results = []
+    for one in ckpt:
+        results.append(evaluate(one, data, split, baselines, linear_probe))
+        show_evaluation(results[-1], console)
+    if len(results) > 1:
+        show_summary(results, console)
+    if confusion is not None:
+        write_confusion(results[0], confusion)
     if json_file is not None:
-        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        content = results[0].to_json() if len(results) == 1 else summarise(results)
+        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

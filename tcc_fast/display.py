@@ -21,7 +21,7 @@ class Display:
     """
 
     def __init__(self, total_steps: int, active: bool = True, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False)
         self.total_steps, self.active = total_steps, active
         self._seen: tuple[int, float] | None = None  # step and time of the line before
         self._progress = Progress(
@@ -52,12 +52,12 @@ class Display:
     def say(self, sentence: str) -> None:
         """Print a sentence above the panel."""
         if self.active:
-            self.console.print(sentence, markup=False)
+            self.console.print(sentence, markup=False, soft_wrap=True)
 
     def alarm(self, sentence: str) -> None:
         """Print a warning."""
         if self.active:
-            self.console.print(f"warning: {sentence}", style="bold yellow", markup=False)
+            self.console.print(f"warning: {sentence}", style="bold yellow", markup=False, soft_wrap=True)
 
     def update(self, line: dict[str, float]) -> None:
         """Show one logged line."""
@@ -76,6 +76,7 @@ class Display:
             f"clusters {line['smallest_cluster']:.1%}-{line['largest_cluster']:.1%} "
             f"{line['images_per_second']:.0f} img/s{left}",
             markup=False,
+            soft_wrap=True,
         )
 
     def _time_left(self, step: int) -> str:

@@ -1,8 +1,9 @@
-"""Evaluation of a checkpoint: how its clusters agree with classes, beside k-means on features and on pixels."""
+"""Evaluation of a checkpoint: how its clusters agree with classes, beside baselines on features and on pixels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from tcc_fast.checkpoint import find_checkpoint, load_model, read_state
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.embed import embed
-from tcc_fast.metrics import Scores, score
+from tcc_fast.metrics import Scores, majority_accuracy, score
 from tcc_fast.pipelines.pictures import common_geometry, decode
 from tcc_fast.session import resolve_precision
 
 KMEANS_RESTARTS = 10
+PROBE_FOLDS = 5
+BASELINES = ("kmeans_features", "kmeans_pixels")
 NO_SCORES = {"acc": None, "nmi": None, "ari": None}
 
 
@@ -27,6 +34,7 @@ class Evaluation:
     """What an evaluation found. Scores are 0 to 1, and None without labels."""
 
     checkpoint: Path
+    seed: int
     step: int
     dataset: str
     split: str
@@ -34,35 +42,44 @@ class Evaluation:
     image_size: int
     num_clusters: int
     num_classes: int | None
-    clusters_used: int
     cluster_sizes: list[int]
     scores: Scores | None
-    kmeans_features: Scores | None
-    kmeans_pixels: Scores | None
-    has_kmeans_features: bool
-    has_kmeans_pixels: bool
+    acc_majority: float | None
+    """Each cluster answers with its most frequent class."""
     same_data: bool
     """Whether these are the pictures the model was trained on, as is the field's custom."""
+    baselines: dict[str, Scores | None] = field(default_factory=dict)
+    """Those that were asked for, by name: ``kmeans_features``, ``kmeans_pixels``."""
+    linear_probe: float | None = None
+    """Accuracy of a linear classifier on f, mean over five folds; uses labels."""
+    class_names: tuple[str, ...] = ()
+    confusion: np.ndarray | None = None
+    """(K, classes) images of each cluster and class."""
+
+    @property
+    def clusters_used(self) -> int:
+        """Clusters with at least one image."""
+        return sum(size > 0 for size in self.cluster_sizes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with the documented keys."""
-        result: dict[str, Any] = {
+        baselines = {name: scores or NO_SCORES for name, scores in self.baselines.items()}
+        probe = {} if self.linear_probe is None else {"linear_probe": self.linear_probe}
+        return {
             **(self.scores or NO_SCORES),
+            "acc_majority": self.acc_majority,
             "n": self.n,
             "num_clusters": self.num_clusters,
             "num_classes": self.num_classes,
             "clusters_used": self.clusters_used,
             "cluster_sizes": self.cluster_sizes,
-        }
-        if self.has_kmeans_features:
-            result["kmeans_features"] = self.kmeans_features or NO_SCORES
-        if self.has_kmeans_pixels:
-            result["kmeans_pixels"] = self.kmeans_pixels or NO_SCORES
-        return result | {
+            **baselines,
+            **probe,
             "dataset": self.dataset,
             "split": self.split,
             "image_size": self.image_size,
             "checkpoint": str(self.checkpoint),
+            "seed": self.seed,
             "step": self.step,
             "trained_on_these_images": self.same_data,
         }
@@ -71,72 +88,103 @@ class Evaluation:
 def evaluate(
     ckpt: str | Path,
     data: Path | None = None,
-    kmeans_features: bool = True,
-    kmeans_pixels: bool = False,
+    split: str = "all",
+    baselines: tuple[str, ...] = ("kmeans_features",),
+    linear_probe: bool = False,
     batch_size: int = 512,
 ) -> Evaluation:
-    """Cluster every picture by argmax of π and compare with the labels, if there are any.
+    """Cluster pictures by argmax of π and compare with the labels, if there are any.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
         data: the data set folder; None: the one the run was trained on.
-        kmeans_features: also run k-means (K clusters) on f.
-        kmeans_pixels: also run k-means (K clusters) on the stored pixels.
+        split: one of the manifest's splits.
+        baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
+        linear_probe: also train a linear classifier on f, with labels.
         batch_size: pictures at a time.
 
     Raises:
-        ValueError: no such checkpoint or data set, or a damaged one.
+        ValueError: no such checkpoint, data set or split, or a damaged one.
     """
     checkpoint = find_checkpoint(ckpt)
     state = read_state(checkpoint)
     config = state.config
     dataset = open_dataset(data or Path(state.dataset["path"]))
+    indices = _split(dataset, split)
     bf16 = resolve_precision(config.train.precision) == "bf16"
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
     model = load_model(checkpoint, config).to(accelerator.device).to(memory_format=torch.channels_last)
-    indices = range(len(dataset))
+    image_size = config.data.image_size
     features, assignment = embed(
-        model,
-        dataset,
-        indices,
-        config.data.image_size,
-        accelerator.device,
-        batch_size,
-        accelerator.autocast(),
+        model, dataset, indices, image_size, accelerator.device, batch_size, accelerator.autocast()
     )
     predictions = assignment.argmax(dim=1).numpy()
-    labels = dataset.labels()
     num_clusters = assignment.shape[1]
-    sizes = np.bincount(predictions, minlength=num_clusters)
+    all_labels = dataset.labels()
+    labels = None if all_labels is None else all_labels[indices.start : indices.stop]
 
-    def kmeans(points: np.ndarray) -> Scores | None:
+    def kmeans(name: str) -> Scores | None:
         if labels is None:
             return None
+        points = features.numpy() if name == "kmeans_features" else _pixels(dataset, indices, image_size)
         found = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
         return score(labels, found)
 
     names = dataset.manifest.class_names
     return Evaluation(
         checkpoint=checkpoint,
+        seed=config.seed,
         step=state.step,
         dataset=dataset.manifest.name,
-        split="all",
-        n=len(dataset),
-        image_size=config.data.image_size,
+        split=split,
+        n=len(indices),
+        image_size=image_size,
         num_clusters=num_clusters,
         num_classes=len(names) if names else None,
-        clusters_used=int((sizes > 0).sum()),
-        cluster_sizes=sizes.tolist(),
+        cluster_sizes=np.bincount(predictions, minlength=num_clusters).tolist(),
         scores=None if labels is None else score(labels, predictions),
-        kmeans_features=kmeans(features.double().numpy()) if kmeans_features else None,
-        kmeans_pixels=kmeans(pixels(dataset, config.data.image_size)) if kmeans_pixels else None,
-        has_kmeans_features=kmeans_features,
-        has_kmeans_pixels=kmeans_pixels,
+        acc_majority=None if labels is None else majority_accuracy(labels, predictions),
         same_data=state.dataset["fingerprint"] == dataset.fingerprint,
+        baselines={name: kmeans(name) for name in baselines},
+        linear_probe=_linear_probe(features.numpy(), labels) if linear_probe and labels is not None else None,
+        class_names=names or (),
+        confusion=None if labels is None or not names else _confusion(predictions, labels, num_clusters, len(names)),
     )
 
 
-def pixels(dataset: Dataset, image_size: int) -> np.ndarray:
-    """Stored pixels of every picture as one row, float32 (N, 3 H W), for the k-means baseline."""
-    pictures = decode(dataset, range(len(dataset)), common_geometry(dataset, image_size))
+def _split(dataset: Dataset, name: str) -> range:
+    splits = dataset.manifest.splits
+    if name not in splits:
+        raise ValueError(f"{dataset.path} has no split {name!r}: it has {', '.join(splits)}")
+    return range(*splits[name])
+
+
+def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:
+    """Stored pixels of every picture as one row, float32 (n, 3 H W)."""
+    pictures = decode(dataset, indices, common_geometry(dataset, image_size))
     return pictures.flatten(1).numpy().astype(np.float32)
+
+
+def _linear_probe(features: np.ndarray, labels: np.ndarray) -> float:
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return float(cross_val_score(classifier, features, labels, cv=PROBE_FOLDS).mean())
+
+
+def _confusion(predictions: np.ndarray, labels: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
+    table = np.zeros((num_clusters, num_classes), dtype=np.int64)
+    np.add.at(table, (predictions, labels), 1)
+    return table
+
+
+def write_confusion(result: Evaluation, file: Path) -> None:
+    """Write the images of each cluster (rows) and class (columns) as CSV.
+
+    Raises:
+        ValueError: there are no labels.
+    """
+    if result.confusion is None:
+        raise ValueError(f"{result.dataset} has no labels, so there is no confusion to write: leave --confusion out")
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["cluster", *result.class_names])
+        writer.writerows([cluster, *row] for cluster, row in enumerate(result.confusion.tolist()))

@@ -31,6 +31,14 @@ def clustering_accuracy(labels: Integers, predictions: Integers) -> float:
     return float(table[rows, columns].sum() / len(labels))
 
 
+def majority_accuracy(labels: Integers, predictions: Integers) -> float:
+    """Each cluster answers with its most frequent class: customary when there are more clusters than classes.
+
+    Never below :func:`clustering_accuracy`, and 1 when every image is a cluster of its own: not comparable to it.
+    """
+    return float(contingency_matrix(labels, predictions).max(axis=0).sum() / len(labels))
+
+
 def score(labels: Integers, predictions: Integers) -> Scores:
     """ACC, NMI (arithmetic mean of the entropies) and ARI of (N,) integer labels and predictions."""
     return {

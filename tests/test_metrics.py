@@ -6,9 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from tcc_fast.metrics import clustering_accuracy, score
+from tcc_fast.metrics import clustering_accuracy, majority_accuracy, score
 
 
 def brute_force_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -50,3 +51,26 @@ def test_nmi_is_the_arithmetic_one() -> None:
     assert found["nmi"] == normalized_mutual_info_score(labels, predictions, average_method="arithmetic")
     assert found["nmi"] != normalized_mutual_info_score(labels, predictions, average_method="geometric")
     assert found["ari"] == adjusted_rand_score(labels, predictions)
+
+
+def test_majority_vote_lets_several_clusters_share_a_class() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    predictions = np.array([5, 5, 6, 6, 7, 5])
+    assert majority_accuracy(labels, predictions) == pytest.approx(5 / 6)
+    assert clustering_accuracy(labels, predictions) == pytest.approx(3 / 6)
+    assert majority_accuracy(labels, np.arange(6)) == 1
+
+
+def test_a_thousand_random_partitions_agree_with_scipy_and_scikit_learn() -> None:
+    random = np.random.default_rng(1)
+    for _ in range(1000):
+        size, num_classes, num_clusters = random.integers((5, 1, 1), (60, 9, 9))
+        labels, predictions = random.integers(num_classes, size=size), random.integers(num_clusters, size=size)
+        table = np.zeros((num_clusters, num_classes))  # dead clusters and absent classes included
+        np.add.at(table, (predictions, labels), 1)
+        rows, columns = linear_sum_assignment(-table)
+        found = score(labels, predictions)
+        assert found["acc"] == pytest.approx(table[rows, columns].sum() / size)
+        assert found["nmi"] == pytest.approx(normalized_mutual_info_score(labels, predictions))
+        assert found["ari"] == pytest.approx(adjusted_rand_score(labels, predictions))
+        assert found["acc"] <= majority_accuracy(labels, predictions) + 1e-12

@@ -199,9 +199,10 @@ def test_no_gradient_reaches_the_twin_or_the_queues(accelerator):
 def test_no_gradient_reaches_even_a_twin_that_asks_for_one(accelerator):
     training_step = build(config(), accelerator)
     training_step.twin.requires_grad_(True)
-    losses, _ = training_step.contrast(batch(0), 0)
+    losses, new_keys = training_step.contrast(batch(0), 0)
     losses.loss.backward()
     assert all(parameter.grad is None for parameter in training_step.twin.parameters())
+    assert not any(key.requires_grad for key in new_keys)  # nor is a graph kept for one
 
 
 def test_what_a_step_returns_holds_no_graph(accelerator):
@@ -349,15 +350,15 @@ def test_alpha_ramp_enters_the_loss(accelerator):
         assert losses.loss.item() == pytest.approx((alpha * losses.loss_cluster + (1 - alpha) * l2).item(), rel=1e-12)
 
 
-def test_momentum_warm_up_enters_the_update(accelerator):
-    """At step 0, m = 1/2 with warm-up and 0.999 without: θ̂ goes halfway, or hardly moves."""
-    for warmup, share in ((True, 0.5), (False, 0.001)):
-        training_step = build(config(momentum={"decay": 0.999, "warmup": warmup}), accelerator)
-        start = training_step.twin.encoder[0].weight.clone()
-        training_step(batch(0), 0)
-        end = training_step.model.encoder[0].weight.detach()
-        moved = training_step.twin.encoder[0].weight - start
-        np.testing.assert_allclose(moved.numpy(), share * (end - start).numpy(), rtol=1e-9, atol=1e-15)
+@pytest.mark.parametrize(("warmup", "step", "share"), [(True, 0, 1 / 2), (True, 30, 1 / 5), (False, 0, 0.001)])
+def test_momentum_warm_up_enters_the_update(warmup, step, share, accelerator):
+    """1 - m: with warm-up, θ̂ goes half of the way to θ at step 0 and a fifth at step 30; without, 0.001."""
+    training_step = build(config(momentum={"decay": 0.999, "warmup": warmup}), accelerator)
+    start = training_step.twin.encoder[0].weight.clone()
+    training_step(batch(0), step)
+    end = training_step.model.encoder[0].weight.detach()
+    moved = training_step.twin.encoder[0].weight - start
+    np.testing.assert_allclose(moved.numpy(), share * (end - start).numpy(), rtol=1e-9, atol=1e-15)
 
 
 def test_symmetric_is_the_mean_of_both_directions_and_keeps_one_key_an_image(accelerator):

@@ -177,3 +177,15 @@ def test_both_pipelines_train_alike(digits: Path, tmp_path: Path) -> None:
     # The same images in the same order, augmented by other draws from the same distributions.
     assert final["torch"]["loss_instance"] == pytest.approx(final["resident"]["loss_instance"], abs=0.1)
     assert final["torch"]["entropy"] == pytest.approx(final["resident"]["entropy"], abs=0.1)
+
+
+def test_tensorboard_gets_every_line_when_asked(digits: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = load_config("digits", [*TINY, "train.epochs=1", "train.tensorboard=true", "start.method=none"])
+    train(config, digits, tmp_path / "run")
+    (events,) = (tmp_path / "run").rglob("events.out.*")
+    log = EventAccumulator(str(events.parent))
+    log.Reload()
+    logged = [(event.step, event.value) for event in log.Scalars("loss")]
+    assert logged == [(line["step"], pytest.approx(line["loss"])) for line in read_metrics(tmp_path / "run")]

@@ -19,12 +19,8 @@ from tcc_fast.datasets.manifest import Manifest
 from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.pool import default_workers, store_items
 from tcc_fast.datasets.progress import show_progress
-from tcc_fast.datasets.reader import LabelMode, Reader, Rejected, open_reader
+from tcc_fast.datasets.reader import Checks, LabelMode, Reader, Rejected, open_reader
 from tcc_fast.datasets.writer import DEFAULT_SHARD_BYTES, DatasetWriter
-
-DEFAULT_MAX_REJECTED = 0.5
-"""A run fails if more than this share of the source's files had to be rejected: then the source is not
-understood."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,12 @@ def convert(
     quality: int = 95,
     labels: LabelMode = "auto",
     workers: int | None = None,
-    max_rejected: int | float = DEFAULT_MAX_REJECTED,
+    max_rejected: int | float | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
+    allow_incomplete: bool = False,
+    md5: bool = False,
     progress: bool = True,
 ) -> ConversionReport:
     """Convert a source to a packed data set folder. Same source and options, same bytes, for any `workers`.
@@ -92,7 +90,8 @@ def convert(
     Args:
         name: one of `tcc_fast.datasets.reader.READERS`.
         out: destination folder, ``data/NAME`` by default.
-        src: the raw images, for readers that need it.
+        src: the raw images. The paper's data sets: the official archive, the folder that holds it, or the
+            extracted folder; None looks in the usual places (`tcc_fast.datasets.official`).
         short_side: pictures are reduced to this many pixels on the short side (never enlarged), and cropped
             at the centre to an aspect of 4 at most; 0 keeps every picture at its size. None: the reader's
             default.
@@ -101,9 +100,12 @@ def convert(
             folder of each path as the class (reader `folder` only).
         workers: processes; 0 or 1 works in this one. None: one a core, or none for small sets.
         max_rejected: how many source files may be rejected: a count (int) or a share of all (float, 0..1).
+            None: half of them, but none of a data set of the paper, unless it may be incomplete.
         max_pixels: larger pictures are rejected before they are decoded.
         shard_bytes: upper limit for one tar shard.
         overwrite: replace a data set that is there, once the new one is complete.
+        allow_incomplete: take a data set of the paper as it is, and record in the manifest what is missing.
+        md5: compare the MD5 of even a very large archive (ImageNet), which reads it whole.
         progress: show how far it is, on stderr.
 
     Raises:
@@ -115,15 +117,17 @@ def convert(
     src = None if src is None else Path(src)
     out = Path("data") / name if out is None else Path(out)
     _check_options(short_side, quality, workers, max_rejected, max_pixels, shard_bytes)
-    reader = open_reader(name, src, labels)
-    if src is not None:
-        _check_apart(src, out)
+    reader = open_reader(name, src, labels, Checks(allow_incomplete, md5, progress))
+    if reader.root is not None:
+        _check_apart(reader.root, out)
     if reader.lossless and short_side:
         raise ValueError(f"{name} is small and stored pixel by pixel; leave --short-side out")
     if short_side is None:
         short_side = reader.default_short_side
     if workers is None:
         workers = 1 if reader.in_process else default_workers()
+    if max_rejected is None:
+        max_rejected = reader.max_rejected
     recipe = Recipe(short_side, quality, reader.lossless, max_pixels)
     with_labels = labels != "none" and reader.class_names is not None
     rejected: collections.Counter[str] = collections.Counter()
@@ -168,7 +172,7 @@ def _fill(
                 if isinstance(max_rejected, int) and writer.num_rejected > max_rejected:
                     break  # a limit in files is known to be broken at once, a share only at the end
             else:
-                writer.add(result, item.source, item.label if with_labels else None)
+                writer.add(result, item.source, item.label if with_labels else None, item.split)
             advance(writer.num_images + writer.num_rejected)
     seen = writer.num_images + writer.num_rejected
     limit = max_rejected if isinstance(max_rejected, int) else max_rejected * seen
@@ -202,7 +206,7 @@ def _check_options(
     short_side: int | None,
     quality: int,
     workers: int | None,
-    max_rejected: int | float,
+    max_rejected: int | float | None,
     max_pixels: int,
     shard_bytes: int,
 ) -> None:
@@ -212,7 +216,7 @@ def _check_options(
         raise ValueError(f"quality is {quality}, but must be within 1..100")
     if workers is not None and workers < 0:
         raise ValueError(f"workers is {workers}, but must be 0 or more")
-    if max_rejected < 0 or (isinstance(max_rejected, float) and not max_rejected <= 1):
+    if max_rejected is not None and (max_rejected < 0 or (isinstance(max_rejected, float) and not max_rejected <= 1)):
         raise ValueError(f"max_rejected is {max_rejected}, but must be a count of files or a share within 0.0..1.0")
     if max_pixels < 1 or shard_bytes < 1:
         raise ValueError("max_pixels and shard_bytes must be at least 1")

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS, Picture, decode_picture
-from tcc_fast.datasets.reader import Item, Rejected
+from tcc_fast.datasets.reader import FilePart, Item, Rejected
 from tcc_fast.datasets.sniff import HEAD_BYTES, sniff
 
 MAX_ASPECT = 4
@@ -83,8 +83,8 @@ def _store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
         return payload
     if isinstance(payload, np.ndarray):
         return _as_png(Image.fromarray(payload))
-    if isinstance(payload, Path):
-        read = _read_file(payload)
+    if isinstance(payload, Path | FilePart):
+        read = _read_file(payload) if isinstance(payload, Path) else _read_part(payload)
         if isinstance(read, Rejected):
             return read
         payload = read
@@ -118,6 +118,20 @@ def _read_file(path: Path) -> bytes | Rejected:
             return head + file.read()
     except OSError as error:
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else "")
+
+
+def _read_part(part: FilePart) -> bytes | Rejected:
+    if part.length > MAX_FILE_BYTES:
+        return Rejected("file too large", f"{part.length} bytes, limit {MAX_FILE_BYTES}")
+    try:
+        with open(part.path, "rb", buffering=0) as file:
+            file.seek(part.offset)
+            data = file.read(part.length)
+            while 0 < len(data) < part.length and (more := file.read(part.length - len(data))):
+                data += more
+    except OSError as error:
+        return Rejected("unreadable", os.strerror(error.errno) if error.errno else "")
+    return data if len(data) == part.length else Rejected("truncated", "archive")
 
 
 def _store_picture(picture: Picture, original: bytes, recipe: Recipe) -> Stored:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tcc_fast.datasets.names import escape_name
-from tcc_fast.datasets.reader import Item, LabelMode, Rejected
+from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, Item, LabelMode, Rejected
 from tcc_fast.datasets.sniff import FORMATS, HEAD_BYTES, is_picture
 from tcc_fast.datasets.walk import list_folder, walk
 
@@ -56,6 +56,8 @@ class FolderReader:
         self.lossless = False
         self.default_short_side = DEFAULT_SHORT_SIDE
         self.in_process = False
+        self.root: Path | None = src
+        self.max_rejected: int | float = DEFAULT_MAX_REJECTED
         self.skipped: Counter[str] = Counter()
         self.notes = (note,)
 

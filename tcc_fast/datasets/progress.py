@@ -12,8 +12,8 @@ Advance = Callable[[int], None]
 
 
 @contextlib.contextmanager
-def show_progress(title: str, count: Callable[[], int | None], enabled: bool) -> Iterator[Advance]:
-    """Yields a function to be called with the number of items done so far.
+def show_progress(title: str, count: Callable[[], int | None], enabled: bool, unit: str = "files") -> Iterator[Advance]:
+    """Yields a function to be called with the number of items (`unit`) done so far.
 
     `count` gives the number of items to come; it is asked only where a bar is drawn, since it may be slow.
     """
@@ -37,6 +37,6 @@ def show_progress(title: str, count: Callable[[], int | None], enabled: bool) ->
         nonlocal next_line
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            print(f"{title}: {done} files done", file=sys.stderr, flush=True)
+            print(f"{title}: {done} {unit} done", file=sys.stderr, flush=True)
 
     yield line

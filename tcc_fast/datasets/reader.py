@@ -16,6 +16,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 LabelMode = Literal["auto", "none", "folders"]
+DEFAULT_MAX_REJECTED = 0.5
+"""A run fails if more than this share of the source's files had to be rejected: then the source is not
+understood."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,31 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class FilePart:
+    """A stretch of a larger file, such as a picture in a tar: `length` bytes from `offset` on."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Item:
     """One candidate picture.
 
     Attributes:
         source: name of the original within the source ("/" separates folders; may hold surrogate escapes).
-        payload: the encoded file as bytes; or pixels, uint8 (H, W) or (H, W, 3); or a path that a worker
-            reads, so that slow storage is read by all of them at once; or why there is nothing to read.
+        payload: the encoded file as bytes; or pixels, uint8 (H, W) or (H, W, 3); or a path, or a part of a
+            file, that a worker reads, so that slow storage is read by all of them at once; or why there is
+            nothing to read.
         label: class index for evaluation, None without classes.
+        split: name of the official split, whose items come one after the other; None: none.
     """
 
     source: str
-    payload: bytes | np.ndarray[Any, np.dtype[np.uint8]] | Path | Rejected
+    payload: bytes | np.ndarray[Any, np.dtype[np.uint8]] | Path | FilePart | Rejected
     label: int | None = None
+    split: str | None = None
 
 
 class Reader(Protocol):
@@ -54,6 +69,8 @@ class Reader(Protocol):
         lossless: store every picture as PNG at its own size (small, uniform sets).
         default_short_side: limit on the short side in pixels when the user names none (0: no limit).
         in_process: so small that starting worker processes costs more than it saves.
+        root: the file or folder that is read; None when it comes with a package.
+        max_rejected: how many files may be rejected when the user does not say: a count or a share.
         skipped: after iteration, what was passed over in silence: reason -> count.
         notes: sentences for the user about how the source was understood.
     """
@@ -63,6 +80,8 @@ class Reader(Protocol):
     lossless: bool
     default_short_side: int
     in_process: bool
+    root: Path | None
+    max_rejected: int | float
     skipped: Mapping[str, int]
     notes: tuple[str, ...]
 
@@ -88,6 +107,8 @@ class ArrayReader:
     lossless: bool = True
     default_short_side: int = 0
     in_process: bool = True
+    root: Path | None = None
+    max_rejected: int | float = DEFAULT_MAX_REJECTED
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,19 +123,43 @@ class ArrayReader:
         return len(self.images)
 
 
+@dataclass(frozen=True)
+class Checks:
+    """How strictly a data set of the paper is checked.
+
+    Attributes:
+        allow_incomplete: convert what is there, and record what is missing.
+        md5: read even a very large archive whole to compare its MD5.
+        progress: show how far that is, on stderr.
+    """
+
+    allow_incomplete: bool = False
+    md5: bool = False
+    progress: bool = False
+
+
 READERS: dict[str, str] = {
     "digits": "tcc_fast.datasets.digits",
     "mnist5k": "tcc_fast.datasets.mnist5k",
     "folder": "tcc_fast.datasets.folder",
+    "cifar10": "tcc_fast.datasets.cifar10",
+    "cifar100-20": "tcc_fast.datasets.cifar100_20",
+    "stl10": "tcc_fast.datasets.stl10",
+    "imagenet10": "tcc_fast.datasets.imagenet10",
+    "imagenet-dogs": "tcc_fast.datasets.imagenet_dogs",
+    "tiny-imagenet": "tcc_fast.datasets.tiny_imagenet",
 }
-"""Name on the command line -> module that holds its ``open_reader(src, labels)``; imported when asked for."""
+"""Name on the command line -> module that holds its ``open_reader``; imported when asked for."""
+
+PAPER_SETS = ("cifar10", "cifar100-20", "stl10", "imagenet10", "imagenet-dogs", "tiny-imagenet")
+"""The data sets of the paper: ``open_reader(src, checks)``. The others: ``open_reader(src, labels)``."""
 
 
-def open_reader(name: str, src: Path | None, labels: LabelMode) -> Reader:
+def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks | None = None) -> Reader:
     """Open the reader called `name`.
 
     Raises:
-        ValueError: no such reader, or the reader cannot use `src` or `labels`.
+        ValueError: no such reader, or the reader cannot use `src`, `labels` or `checks`.
     """
     if name not in READERS:
         near = difflib.get_close_matches(name, READERS, n=1)
@@ -122,10 +167,17 @@ def open_reader(name: str, src: Path | None, labels: LabelMode) -> Reader:
         raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(READERS)})")
     if labels not in ("auto", "none", "folders"):
         raise ValueError(f"labels is {labels!r}, but can be auto, none or folders")
-    if name != "folder":
-        if src is not None:
-            raise ValueError(f"{name} comes with an installed package and takes no source; leave --src out")
-        if labels == "folders":
-            raise ValueError(f"labels 'folders' is for the folder reader; {name} has labels of its own")
-    reader: Reader = importlib.import_module(READERS[name]).open_reader(src, labels)
+    if labels == "folders" and name != "folder":
+        raise ValueError(f"labels 'folders' is for the folder reader; {name} has labels of its own")
+    checks = checks or Checks()
+    module = importlib.import_module(READERS[name])
+    reader: Reader
+    if name in PAPER_SETS:
+        reader = module.open_reader(src, checks)
+        return reader
+    if checks.allow_incomplete or checks.md5:
+        raise ValueError(f"--allow-incomplete and --md5 are for the paper's data sets ({', '.join(PAPER_SETS)})")
+    if name != "folder" and src is not None:
+        raise ValueError(f"{name} comes with an installed package and takes no source; leave --src out")
+    reader = module.open_reader(src, labels)
     return reader

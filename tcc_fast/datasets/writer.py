@@ -102,6 +102,7 @@ class DatasetWriter:
         self._sizes: set[tuple[int, int]] = set()  # kept at two entries at most
         self._extensions: set[str] = set()
         self._encoded = False
+        self._splits: dict[str, tuple[int, int]] = {}
         self._place = Place(out, overwrite)
         self.out, self.folder = self._place.out, self._place.folder
         self._text(IMAGES_FILE).write_row("index", "width", "height", "source")
@@ -117,9 +118,14 @@ class DatasetWriter:
             file.abandon()
         self._place.leave()
 
-    def add(self, picture: Stored, source: str, label: int | None) -> int:
-        """Append one picture; returns its index. Either every picture has a label, or none has."""
+    def add(self, picture: Stored, source: str, label: int | None, split: str | None = None) -> int:
+        """Append one picture; returns its index. Either every picture has a label, or none has; the pictures of
+        a split come one after the other."""
         index = self.num_images
+        if split is not None:
+            start, stop = self._splits.get(split, (index, index))
+            assert stop == index, f"the pictures of split {split!r} lie apart"
+            self._splits[split] = (start, index + 1)
         if index == 0 and label is not None:
             self._text(LABELS_FILE).write_row("index", "label")
         assert (label is not None) == (LABELS_FILE in self._open), "labels for some pictures only"
@@ -175,7 +181,7 @@ class DatasetWriter:
             name=self.name,
             num_images=self.num_images,
             class_names=class_names,
-            splits={"all": (0, self.num_images)},
+            splits={**self._splits, "all": (0, self.num_images)},
             geometry=Geometry(
                 short_side=short_side,
                 encoding="mixed" if len(self._extensions) > 1 else encodings[min(self._extensions)],
