@@ -103,8 +103,7 @@ def train(
     from tcc_fast.train import train as train_run
 
     plan = plan_run(config, data, out, resume, overrides or [])
-    checkpoint = train_run(plan.config, plan.data, plan.run, plan.resume)
-    point_latest_at(plan.run)
+    checkpoint = train_run(plan.config, plan.data, plan.run, plan.resume, lambda: point_latest_at(plan.run))
     if plan.is_main:
         typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
 

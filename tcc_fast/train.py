@@ -5,6 +5,7 @@ Places where the host waits for the device are marked "sync".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,9 @@ from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, NonFiniteLos
 Resume = Literal["no", "must", "auto"]
 
 
-def train(config: Config, data: Path, run: Path, resume: Resume = "no") -> Path:
+def train(
+    config: Config, data: Path, run: Path, resume: Resume = "no", on_start: Callable[[], None] = lambda: None
+) -> Path:
     """Train on a packed data set and return the last checkpoint.
 
     Args:
@@ -30,6 +33,7 @@ def train(config: Config, data: Path, run: Path, resume: Resume = "no") -> Path:
         run: the run's folder, which gets config.yaml, metrics.jsonl and checkpoints/.
         resume: `no` starts anew and refuses a folder that holds a run; `must` continues the run there, and it
             is an error if there is none; `auto` continues it if it has a checkpoint and starts it otherwise.
+        on_start: called by the main process when all is well and the run's folder is there.
 
     Raises:
         ValueError: something the user can mend; says what to do.
@@ -40,6 +44,8 @@ def train(config: Config, data: Path, run: Path, resume: Resume = "no") -> Path:
     if checkpoint and saved:
         session.load(checkpoint, saved)
     with Reporter(session, run) as reporter:
+        if session.accelerator.is_main_process:
+            on_start()
         reporter.introduce(checkpoint)
         try:
             checkpoint = _loop(session, run, reporter) or checkpoint

@@ -56,6 +56,19 @@ def test_resume_latest_continues_the_run_with_its_own_settings(home: Path) -> No
     assert "continuing" in type_in("train", "--resume", "latest")
 
 
+def test_a_run_that_dies_can_be_continued_as_latest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def power_cut(self: object, batch: object, step: int) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tcc_fast.step.TrainingStep.__call__", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            type_in("train", *SETTINGS, "--out", "runs/one")
+    with pytest.raises(ValueError, match="no checkpoint at runs/latest"):
+        type_in("train", "--resume", "latest")
+    assert (home / "runs" / "latest").resolve() == home / "runs" / "one"
+
+
 def test_train_without_data_says_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="make one with `tcc-fast convert digits`"):

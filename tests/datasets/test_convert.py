@@ -169,7 +169,8 @@ def test_default_destination(tmp_path: Path, photos: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "cifar"}, r"unknown data set 'cifar' \(known: digits, mnist5k, folder\)"),
+        ({"name": "svhn"}, r"unknown data set 'svhn' \(known: digits, mnist5k, folder, cifar10, .*tiny-imagenet\)"),
+        ({"name": "cifar"}, "did you mean 'cifar10'"),
         ({"name": "digit"}, "did you mean 'digits'"),
         ({"name": "digits", "src": "."}, "takes no source"),
         ({"name": "digits", "labels": "folders"}, "for the folder reader"),
