@@ -189,9 +189,13 @@ def _fill(
 
 
 def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[str, int]) -> dict[str, Any]:
+    about = dict(reader.about)
+    if "complete" in about and rejected:  # a data set of the paper, of which not every picture could be read
+        about["complete"] = False
+        about["deviations"] = [*about["deviations"], f"{writer.num_rejected} pictures rejected"]
     return {
         "name": name,
-        **reader.about,
+        **about,
         "counts": {
             "images": writer.num_images,
             "rejected": dict(sorted(rejected.items())),

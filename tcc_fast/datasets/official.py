@@ -168,13 +168,14 @@ def check_counts(
         deviations.append(f"{len(missing)} of {len(class_names)} classes are missing: {_some(missing)}")
     for split, expected in official.per_class.items():
         have = counts[split]
-        if int(have.sum()) != expected * len(class_names):
+        all_there = int(have.sum()) == expected * len(class_names)
+        if not all_there:
             deviations.append(f"{split}: {int(have.sum())} of {expected * len(class_names)} images")
         pairs = zip(class_names, have, strict=True)
         odd = [
             f"{name} has {count} of {expected}" for name, count in pairs if count != expected and name not in missing
         ]
-        if 0 < len(odd) < len(class_names) - len(missing):  # if all differ, the sum has said it
+        if odd and (all_there or len(odd) < len(class_names) - len(missing)):  # else the sum has said it
             deviations.append(f"{split}: {_some(odd)}")
     if deviations and not checks.allow_incomplete:
         raise ValueError(

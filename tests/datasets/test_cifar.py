@@ -91,6 +91,18 @@ def test_a_whole_set_passes_without_being_asked_to(tmp_path: Path, name: str, mo
     assert report.manifest.source["deviations"] == []
 
 
+def test_the_right_sum_of_wrong_counts_is_no_whole_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small("cifar10")
+    official = dataclasses.replace(made.layout.official, per_class={"train": 20, "test": 4})
+    monkeypatch.setattr(cifar10, "LAYOUT", dataclasses.replace(made.layout, official=official))
+    labels = made.labels["data_batch_1"]
+    for odd in range(0, 10, 2):  # one picture of each class moves to the next or from the one before
+        labels[np.flatnonzero(labels == odd)[0]] = odd + 1
+    src = put("binary archive", made, tmp_path / "raw")
+    with pytest.raises(ValueError, match="CIFAR-10: train: airplane has 19 of 20, automobile has 21 of 20, bird"):
+        convert("cifar10", tmp_path / "out", src)
+
+
 def test_official_numbers() -> None:
     for module in MODULES.values():
         layout = module.LAYOUT
@@ -272,7 +284,7 @@ def test_no_name_but_those_of_cifar_is_given(asked: str) -> None:
 
 def test_a_pickle_cannot_change_what_it_is_given() -> None:
     # BUILD with a pair sets attributes: here on the stand-in for numpy.ndarray.
-    stream = b"\x80\x02cnumpy\nndarray\n(N}U\x04evilK\x01stb."
+    stream = b"\x80\x02cnumpy\nndarray\n(N}X\x04\x00\x00\x00evilK\x01stb."
     with pytest.raises(NotCifar):
         cifar_pickle.load_dict(stream)
     assert not any(hasattr(stand_in, "evil") for stand_in in cifar_pickle._ALLOWED.values())

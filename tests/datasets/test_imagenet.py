@@ -158,6 +158,8 @@ def test_a_damaged_picture_fails_a_whole_set_but_not_an_incomplete_one(
         convert("imagenet10", tmp_path / "out", src, workers=1)
     report = convert("imagenet10", tmp_path / "out", src, workers=1, allow_incomplete=True)
     assert (report.num_images, report.rejected) == (29, {"truncated": 1})
+    source = report.manifest.source
+    assert (source["complete"], source["deviations"]) == (False, ["1 pictures rejected"])
     assert report.manifest.splits["train"] == (0, 29)
 
 

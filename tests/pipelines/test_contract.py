@@ -206,7 +206,7 @@ def test_close_leaves_nothing_behind_and_may_be_called_twice(
     made.close()  # with `iterator` half used and still referred to
     assert multiprocessing.active_children() == processes
     made.close()
-    patience = time.monotonic() + 5  # threads that fed the workers' queues see by themselves that these are closed
+    patience = time.monotonic() + 30  # threads that fed the workers' queues see by themselves that these are closed
     while threading.enumerate() != threads and time.monotonic() < patience:
         time.sleep(0.01)
     assert threading.enumerate() == threads
