@@ -50,7 +50,7 @@ def open_pipeline(
     if choice == "resident" or (choice == "auto" and fits):
         from tcc_fast.pipelines.resident import ResidentPipeline
 
-        pictures = decode(dataset, range(len(dataset)), geometry).to(device)
+        pictures = decode(dataset, range(len(dataset)), geometry, device)
         sizes = torch.from_numpy(dataset.sizes().astype(np.int64))
         mean, std = channel_moments(dataset)
         resident = ResidentPipeline(pictures, sizes, mean, std, config.augment, image_size, order, dtype)

@@ -17,6 +17,9 @@ from tcc_fast.datasets import Dataset
 CHUNK = 256
 """Pictures decoded at a time: bounds the memory beyond the result."""
 
+Moments = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of the three channels, pixels in 0..1."""
+
 
 def common_geometry(dataset: Dataset, image_size: int) -> tuple[int, int]:
     """Height and width at which pictures are kept in memory.
@@ -32,8 +35,10 @@ def common_geometry(dataset: Dataset, image_size: int) -> tuple[int, int]:
     return side, side
 
 
-def decode(dataset: Dataset, indices: Sequence[int], geometry: tuple[int, int]) -> Tensor:
-    """Decode pictures in threads: (n, 3, H, W) uint8 on the CPU."""
+def decode(
+    dataset: Dataset, indices: Sequence[int], geometry: tuple[int, int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Decode pictures in threads: (n, 3, H, W) uint8 on the device; the host holds a chunk at a time."""
     height, width = geometry
 
     def one(index: int) -> np.ndarray:
@@ -43,7 +48,7 @@ def decode(dataset: Dataset, indices: Sequence[int], geometry: tuple[int, int]) 
             pixels = np.asarray(resized)
         return pixels.transpose(2, 0, 1)
 
-    result = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
+    result = torch.empty(len(indices), 3, height, width, dtype=torch.uint8, device=device)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
         for start in range(0, len(indices), CHUNK):
             decoded = list(threads.map(one, indices[start : start + CHUNK]))
@@ -52,18 +57,27 @@ def decode(dataset: Dataset, indices: Sequence[int], geometry: tuple[int, int]) 
 
 
 def whole_views(
-    dataset: Dataset, indices: Sequence[int], image_size: int, batch_size: int, device: torch.device
+    dataset: Dataset,
+    indices: Sequence[int],
+    image_size: int,
+    batch_size: int,
+    device: torch.device,
+    moments: Moments | None = None,
 ) -> Iterator[Tensor]:
-    """Un-augmented views of the pictures, in order: batches of (at most ``batch_size``, 3, S, S)."""
-    mean, std = channel_moments(dataset, device)
+    """Un-augmented views of the pictures, in order: batches of (at most ``batch_size``, 3, S, S).
+
+    They are normalised by ``moments``; None: by the data set's own.
+    """
+    mean, std = channel_moments(dataset, device, moments)
     geometry = common_geometry(dataset, image_size)
     for start in range(0, len(indices), batch_size):
-        pictures = decode(dataset, indices[start : start + batch_size], geometry).to(device)
+        pictures = decode(dataset, indices[start : start + batch_size], geometry, device)
         yield whole_view(pictures, image_size, mean, std)
 
 
-def channel_moments(dataset: Dataset, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+def channel_moments(
+    dataset: Dataset, device: torch.device | str = "cpu", moments: Moments | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, (3,) each, for normalisation; a constant channel gets 1."""
-    mean = torch.tensor(dataset.manifest.mean, device=device)
-    std = torch.tensor(dataset.manifest.std, device=device)
+    mean, std = (torch.tensor(part, device=device) for part in moments or (dataset.manifest.mean, dataset.manifest.std))
     return mean, torch.where(std < 1e-3, 1.0, std)

@@ -14,6 +14,10 @@ def main() -> None:
     except ValueError as error:
         print(f"tcc-fast: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"tcc-fast: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("tcc-fast: interrupted", file=sys.stderr)
         sys.exit(130)

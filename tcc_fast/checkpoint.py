@@ -44,7 +44,7 @@ class RunState:
     config: Config
     """Complete: ``model.num_clusters`` is set."""
     dataset: dict[str, Any]
-    """Name, number of images, fingerprint, mean and std of the data set that was trained on."""
+    """Name, number of images, fingerprint, mean, std and path of the data set that was trained on."""
 
 
 def save_checkpoint(
@@ -111,6 +111,13 @@ def _write(
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / STATE_FILE).is_file())
+
+
+def drop_later_checkpoints(run: Path, step: int) -> None:
+    """Remove the checkpoints after ``step``: the run goes on from there, and they are no longer part of it."""
+    for path in list_checkpoints(run):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
 
 
 def find_checkpoint(where: str | Path) -> Path:

@@ -103,7 +103,9 @@ def train(
     from tcc_fast.train import train as train_run
 
     plan = plan_run(config, data, out, resume, overrides or [])
-    checkpoint = train_run(plan.config, plan.data, plan.run, plan.resume, lambda: point_latest_at(plan.run))
+    checkpoint = train_run(
+        plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
+    )
     if plan.is_main:
         typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
 
@@ -127,6 +129,9 @@ def evaluate_command(
 
     if confusion is not None and len(ckpt) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
+    for file in (json_file, confusion):  # said now, not after minutes of work
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")
     chosen = (("kmeans_features", kmeans_features), ("kmeans_pixels", kmeans_pixels))
     baselines = tuple(name for name, wanted in chosen if wanted)
     console = Console(highlight=False)

@@ -23,7 +23,8 @@ BUILT_IN = files("tcc_fast") / "configs"
 
 def _on_off(value: Any) -> Any:
     """YAML reads a bare on/off as a boolean; the command line passes the word."""
-    return {True: "on", False: "off", "true": "on", "false": "off"}.get(value, value)
+    words = {True: "on", False: "off", "true": "on", "false": "off"}
+    return words.get(value, value) if isinstance(value, bool | str) else value
 
 
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
@@ -93,7 +94,7 @@ class ModelConfig(Section):
     num_clusters: int | None = Field(None, ge=2)
     """K. Empty: the number of classes in the data set, when it has labels."""
     backbone: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet34"
-    """Encoder. `resnet_small`: three stages of one block (16, 32, 64 channels), for CPUs. Origin: prototype."""
+    """Encoder. `resnet_small`: three stages of one block (16, 32, 64 channels), for CPUs. Default: prototype."""
     stem: Literal["3x3", "7x7"] = "3x3"
     """First layer: 3×3 at full resolution (small images; prototype), or 7×7 with stride 2 and pooling."""
     feature_dim: int = Field(128, ge=2)
@@ -160,8 +161,8 @@ class StartConfig(Section):
 
     method: Literal["none", "kmeans"] = "none"
     """`kmeans`: first train by plain instance contrast, then set μ to k-means centres of un-augmented f."""
-    at: float = Field(0.4, ge=0, lt=1)
-    """Length of that instance-only warm-up, as a fraction of the epochs."""
+    at: float = Field(0.4, gt=0, lt=1)
+    """Length of that instance-only warm-up, as a fraction of the epochs (at least one epoch)."""
     restarts: int = Field(20, ge=1)
     """k-means restarts; the one with the lowest inertia is kept."""
 
@@ -226,7 +227,8 @@ class Config(Section):
     @property
     def start_epoch(self) -> int:
         """First epoch with clusters: 0 without a k-means start."""
-        return int(self.start.at * self.train.epochs) if self.start.method == "kmeans" else 0
+        starts = self.start.method == "kmeans" and self.loss.cluster_track
+        return max(1, int(self.start.at * self.train.epochs)) if starts else 0
 
 
 def built_in_names() -> list[str]:
@@ -258,7 +260,10 @@ def _read(name_or_file: str) -> dict[str, Any]:
     if name_or_file in built_in_names():
         text = (BUILT_IN / f"{name_or_file}.yaml").read_text(encoding="utf-8")
     elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text(encoding="utf-8")
+        try:
+            text = Path(name_or_file).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"{name_or_file} is not a text file in UTF-8, so it is no config") from None
     else:
         raise ValueError(
             f"no config {name_or_file!r}: it is neither a file nor one of {', '.join(built_in_names())}"

@@ -16,11 +16,14 @@ class Display:
 
     Args:
         total_steps: of the whole run.
+        done_steps: done already, in a run that continues.
         active: False shows nothing.
         console: where to; default: standard output.
     """
 
-    def __init__(self, total_steps: int, active: bool = True, console: Console | None = None) -> None:
+    def __init__(
+        self, total_steps: int, done_steps: int = 0, active: bool = True, console: Console | None = None
+    ) -> None:
         self.console = console or Console(highlight=False)
         self.total_steps, self.active = total_steps, active
         self._seen: tuple[int, float] | None = None  # step and time of the line before
@@ -33,7 +36,7 @@ class Display:
             TimeRemainingColumn(),
             console=self.console,
         )
-        self._task = self._progress.add_task("steps", total=total_steps)
+        self._task = self._progress.add_task("steps", total=total_steps, completed=done_steps)
         self._table: RenderableType = ""
         live = active and self.console.is_terminal
         self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._render) if live else None

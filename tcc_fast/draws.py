@@ -8,8 +8,6 @@ int64 arithmetic: the same bits on every device, and compilable.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -78,7 +76,3 @@ def permutation(length: int, *coordinates: int) -> Tensor:
     """The permutation of 0..length-1 that belongs to the coordinates: (length,) int64 on the CPU."""
     generator = torch.Generator().manual_seed(scalar_key(STREAM_ORDER, *coordinates) % (1 << 63))
     return torch.randperm(length, generator=generator)
-
-
-GUMBEL_STD = math.pi / math.sqrt(6.0)
-"""Standard deviation of Gumbel(0, 1)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -47,7 +47,7 @@ class Evaluation:
     acc_majority: float | None
     """Each cluster answers with its most frequent class."""
     same_data: bool
-    """Whether these are the pictures the model was trained on, as is the field's custom."""
+    """Whether this is the packed data set that the model was trained on, as is the field's custom."""
     baselines: dict[str, Scores | None] = field(default_factory=dict)
     """Those that were asked for, by name: ``kmeans_features``, ``kmeans_pixels``."""
     linear_probe: float | None = None
@@ -111,16 +111,20 @@ def evaluate(
     config = state.config
     dataset = open_dataset(data or Path(state.dataset["path"]))
     indices = _split(dataset, split)
-    bf16 = resolve_precision(config.train.precision) == "bf16"
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-    model = load_model(checkpoint, config).to(accelerator.device).to(memory_format=torch.channels_last)
+    unknown = set(baselines) - set(BASELINES)
+    if unknown:
+        raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
+    device = PartialState().device
+    model = load_model(checkpoint, config).to(device).to(memory_format=torch.channels_last)
     image_size = config.data.image_size
-    features, assignment = embed(
-        model, dataset, indices, image_size, accelerator.device, batch_size, accelerator.autocast()
-    )
+    bf16 = resolve_precision(config.train.precision, device) == "bf16"
+    moments = state.dataset["mean"], state.dataset["std"]
+    features, assignment = embed(model, dataset, indices, image_size, device, batch_size, bf16, moments)
     predictions = assignment.argmax(dim=1).numpy()
     num_clusters = assignment.shape[1]
     all_labels = dataset.labels()
+    if linear_probe and all_labels is None:
+        raise ValueError(f"{dataset.path} has no labels, which --linear-probe needs: leave it out")
     labels = None if all_labels is None else all_labels[indices.start : indices.stop]
 
     def kmeans(name: str) -> Scores | None:
@@ -166,6 +170,11 @@ def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:
 
 
 def _linear_probe(features: np.ndarray, labels: np.ndarray) -> float:
+    present = np.bincount(labels)
+    if (present > 0).sum() < 2 or present[present > 0].min() < PROBE_FOLDS:
+        raise ValueError(
+            f"--linear-probe needs two classes or more with {PROBE_FOLDS} images or more each: leave it out"
+        )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return float(cross_val_score(classifier, features, labels, cv=PROBE_FOLDS).mean())
 

@@ -23,6 +23,7 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
         f"{result.dataset}: {result.n:,} images at {result.image_size} px, split {result.split}, "
         f"{result.checkpoint} (step {result.step})",
         soft_wrap=True,
+        markup=False,
     )
     if result.scores is None:
         console.print("The data set has no labels, so there is nothing to score against; the clusters' sizes:")
@@ -37,7 +38,7 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
 def _table(result: Evaluation) -> Table:
     assert result.scores is not None
     table = Table("", "ACC", "NMI", "ARI")
-    table.add_row("TCC (argmax π)", *_percent(result.scores))
+    table.add_row("TCC (argmax π), best one-to-one match", *_percent(result.scores))
     if result.num_clusters != result.num_classes and result.acc_majority is not None:
         table.add_row("  each cluster by its majority class", f"{100 * result.acc_majority:.1f}", "", "")
     for name, scores in result.baselines.items():
@@ -56,23 +57,24 @@ def _published_rows(result: Evaluation) -> Iterable[tuple[str, tuple[str, ...]]]
         return
     if known.tcc is not None:
         yield "paper: TCC", _figures(known.tcc)
-        yield (
-            "  this run minus the paper",
-            tuple(
-                f"{100 * result.scores[name] - getattr(known.tcc, name):+.1f}"  # type: ignore[literal-required]
-                for name in METRICS
-            ),
-        )
+        yield "  this run minus the paper", _gap(dict(result.scores), known.tcc)
     yield f"published: {known.best.method}", _figures(known.best)
 
 
+def _gap(scores: dict[str, Any], known: Published) -> tuple[str, ...]:
+    return tuple(f"{100 * scores[name] - getattr(known, name):+.1f}" for name in METRICS)
+
+
 def _figures(result: Published) -> tuple[str, ...]:
-    return tuple(f"{getattr(result, name):.1f}" for name in METRICS)
+    """In percent; a figure that is not from the method's own paper, as far as we hold it, has an asterisk."""
+    marks = ("" if name in result.own else "*" for name in METRICS)
+    return tuple(f"{getattr(result, name):.1f}{mark}" for name, mark in zip(METRICS, marks, strict=True))
 
 
 def _cautions(result: Evaluation) -> Iterable[str]:
     """What must be known to read the table rightly."""
-    seen = "the images it was trained on, without their labels" if result.same_data else "images it was not trained on"
+    trained = "the images it was trained on, without their labels"
+    seen = trained if result.same_data else "another data set than the one it was trained on"
     yield f"in percent, measured on {seen}; ACC is the best one-to-one match of clusters to classes"
     if result.num_classes != result.num_clusters:
         yield (
@@ -87,7 +89,7 @@ def _cautions(result: Evaluation) -> Iterable[str]:
         if result.image_size != known.image_size:
             differing.append(f"{result.image_size} px here, {known.image_size} px there")
         what = f" Not the same task: {'; '.join(differing)}." if differing else ""
-        yield f"published figures are means over runs of their authors; this is one seed ({result.seed}).{what}"
+        yield f"published figures are their authors' (*: as later papers quote them); this is one seed ({result.seed}).{what}"
 
 
 def _percent(scores: Scores) -> tuple[str, ...]:
@@ -98,15 +100,19 @@ def summarise(results: list[Evaluation]) -> dict[str, Any]:
     """Several evaluations as plain data: mean and sample standard deviation of each score, then each run.
 
     Raises:
-        ValueError: they are not of the same images.
+        ValueError: they are not of the same images, or one run is among them twice.
     """
+    runs = [(result.seed, result.checkpoint.resolve().parent) for result in results]
+    if len(set(runs)) < len(runs):
+        raise ValueError("the same run is named twice, which would make the deviation too small: name each run once")
     if len({(result.dataset, result.split, result.n) for result in results}) > 1:
         raise ValueError(
             "these checkpoints were evaluated on different images: give --data to use one data set for all"
         )
     every = [result.to_json() for result in results]
-    summary: dict[str, Any] = {}
-    for name in METRICS:
+    common = ("dataset", "split", "n", "num_clusters", "num_classes")
+    summary: dict[str, Any] = {name: every[0][name] for name in common}
+    for name in (*METRICS, "acc_majority"):
         values = [run[name] for run in every]
         known = None not in values
         summary[name] = statistics.mean(values) if known else None
@@ -118,6 +124,7 @@ def show_summary(results: list[Evaluation], console: Console) -> None:
     """Print mean and standard deviation over several checkpoints, and each one's ACC."""
     summary = summarise(results)
     if summary["acc"] is None:
+        console.print("no labels, so there are no scores to average")
         return
     table = Table(f"{len(results)} checkpoints", "ACC", "NMI", "ARI")
     table.add_row("mean", *(f"{100 * summary[name]:.1f}" for name in METRICS))
@@ -125,4 +132,9 @@ def show_summary(results: list[Evaluation], console: Console) -> None:
     for result in results:
         assert result.scores is not None
         table.add_row(f"seed {result.seed}", *_percent(result.scores))
+    known = published(results[0].dataset)
+    if known and known.tcc:
+        table.add_row("paper: TCC", *_figures(known.tcc))
+        table.add_row("  mean minus the paper", *_gap(summary, known.tcc))
     console.print(table)
+    console.print(f"mean and sample standard deviation over {len(results)} runs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class Plan:
     data: Path
     run: Path
     resume: Resume
+    checkpoint: Path | None
+    """The checkpoint to continue, when one was named."""
     is_main: bool
     """Whether this is the process that prints and writes."""
 
@@ -56,7 +59,7 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
         # All ranks must agree on the folder, though their clocks may not.
         (stamp,) = broadcast_object_list([time.strftime("%Y%m%d-%H%M%S")])
         out = RUNS / f"{data.resolve().name}-{stamp}"
-    return Plan(settings, data, out, "auto" if resume else "no", state.is_main_process)
+    return Plan(settings, data, out, "auto" if resume else "no", None, state.is_main_process)
 
 
 def _continuation(
@@ -64,15 +67,17 @@ def _continuation(
 ) -> Plan:
     checkpoint = find_checkpoint(resume)
     saved = read_state(checkpoint)
+    if checkpoint.resolve().parent.name != "checkpoints":
+        raise ValueError(f"{checkpoint} lies in no run folder, so it cannot be continued; it can be evaluated")
     run = checkpoint.resolve().parent.parent
     if out is not None and out.resolve() != run:
         raise ValueError(f"--resume {resume} continues in {run}: leave --out away, or make it the same")
     settings = load_config(config or str(run / "config.yaml"), overrides)
-    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", is_main)
+    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", checkpoint, is_main)
 
 
 def _only_dataset() -> Path:
-    found = sorted(path.parent for path in DATA.glob(f"*/{MANIFEST_FILE}"))
+    found = sorted(path.parent for path in DATA.glob(f"[!.]*/{MANIFEST_FILE}"))
     if len(found) == 1:
         return found[0]
     if found:
@@ -85,8 +90,13 @@ def _only_dataset() -> Path:
 
 
 def point_latest_at(run: Path) -> None:
-    """Make runs/latest a link to the run."""
-    RUNS.mkdir(exist_ok=True)
+    """Make runs/latest a link to the run; a run does not fail for want of it."""
     fresh = RUNS / f".latest-{os.getpid()}"
-    fresh.symlink_to(os.path.relpath(run.resolve(), RUNS.resolve()))
-    fresh.replace(RUNS / "latest")
+    try:
+        RUNS.mkdir(exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(os.path.relpath(run.resolve(), RUNS.resolve()))
+        fresh.replace(RUNS / "latest")
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        print(f"warning: runs/latest could not be set ({error.strerror}); name the run by its folder", file=sys.stderr)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 
 from tcc_fast.batch import Pipeline
@@ -21,6 +22,7 @@ from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import Shard, open_pipeline
 from tcc_fast.start import evenly_spread, kmeans_centres
 from tcc_fast.step import Queues, TrainingStep, build_queues
+from tcc_fast.telemetry import NonFiniteLoss
 
 
 @dataclass
@@ -53,11 +55,19 @@ class Session:
             evenly_spread(len(self.dataset)),
             self.config.data.image_size,
             self.accelerator.device,
-            autocast=self.accelerator.autocast(),
+            bf16=self.accelerator.mixed_precision == "bf16",
         )
         centres = kmeans_centres(features, len(self.model.prototypes), start.restarts, self.config.seed)
         self.model.set_prototypes(centres)
         self.twin.set_prototypes(centres)
+        # Whatever the optimiser remembers of μ is of another place (compiled steps give it gradients of zero).
+        self.optimizer.state.pop(self.model.prototypes, None)
+
+    def check_finite(self) -> None:
+        """Raise if a parameter is NaN or infinite. Waits for the device."""
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise NonFiniteLoss(f"{name} became NaN or infinite by step {self.step}")
 
     def save(self, run: Path) -> Path:
         """Write a checkpoint of this moment."""
@@ -83,7 +93,9 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
     Raises:
         ValueError: the data set, the batch size, K or the memory does not fit; says what to do.
     """
-    precision = resolve_precision(config.train.precision)
+    if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError('train.tensorboard=true needs TensorBoard: pip install "tcc-fast[tensorboard]"')
+    precision = resolve_precision(config.train.precision, PartialState().device)
     accelerator = Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with="tensorboard" if config.train.tensorboard else None,
@@ -115,11 +127,11 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
     return Session(config, dataset, accelerator, pipeline, note, model, twin, queues, optimizer, training_step)
 
 
-def resolve_precision(choice: str) -> str:
+def resolve_precision(choice: str, device: torch.device) -> str:
     """`bf16` or `fp32`. `auto` means bf16 where the device has arithmetic for it: elsewhere it is many times slower."""
     if choice != "auto":
         return choice
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     # torch before 2.12 does not say what the CPU can do: fp32 is never slow.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -145,6 +157,10 @@ def with_num_clusters(config: Config, dataset: Dataset) -> Config:
                 f"{dataset.path} has no classes, so say how many clusters to look for: model.num_clusters=10"
             )
         num_clusters = len(names)
+    if num_clusters < 2:
+        raise ValueError(
+            f"{dataset.path} has a single class, so say how many clusters to look for: model.num_clusters=10"
+        )
     if num_clusters > len(dataset):
         raise ValueError(f"model.num_clusters is {num_clusters}, but there are only {len(dataset)} images")
     return config.model_copy(update={"model": config.model.model_copy(update={"num_clusters": num_clusters})})
@@ -164,7 +180,13 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 # What may differ between a run and its continuation: nothing here touches what is computed.
-_FREE_KEYS = ("log_every", "checkpoint_every", "keep_checkpoints", "tensorboard")
+_FREE_KEYS = (
+    "data.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.tensorboard",
+)
 
 
 def _check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> None:
@@ -174,7 +196,7 @@ def _check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: 
             f"{saved.dataset['path']}), not on {dataset.path}: its contents differ"
         )
     old, new = _flat(saved.config), _flat(config)
-    differing = [key for key in new if old[key] != new[key] and key.rpartition(".")[2] not in _FREE_KEYS]
+    differing = [key for key in new if old[key] != new[key] and key not in _FREE_KEYS]
     if differing:
         changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in differing)
         raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")

@@ -106,14 +106,15 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(losses.loss)
         self.optimizer.step()
-        if self._clusters_on(step):
+        if self.clusters_on(step):
             self.queues.cluster.enqueue_no_sync(new_keys.cluster)
         self.queues.instance.enqueue_no_sync(new_keys.instance)
         decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
         update_twin(self.twin, self.accelerator.unwrap_model(self.model), decay)
         return Losses(*(part.detach() for part in losses))
 
-    def _clusters_on(self, step: int) -> bool:
+    def clusters_on(self, step: int) -> bool:
+        """Whether this step trains clusters; otherwise it is plain instance contrast."""
         return self.config.loss.cluster_track and step >= self.start_step
 
     def contrast(self, batch: Batch, step: int) -> tuple[Losses, Keys]:
@@ -128,7 +129,7 @@ class TrainingStep:
     def _one_direction(
         self, view: Tensor, other_view: Tensor, index: Tensor, step: int, direction: int
     ) -> tuple[Losses, Keys]:
-        clusters_on = self._clusters_on(step)
+        clusters_on = self.clusters_on(step)
         online: Outputs = self.model(view, self._noise(index, step, 2 * direction), clusters_on)
         with torch.no_grad(), self.accelerator.autocast():
             momentum: Outputs = self.twin(other_view, self._noise(index, step, 2 * direction + 1), clusters_on)
@@ -171,7 +172,7 @@ class TrainingStep:
 
     def _noise(self, index: Tensor, step: int, stream: int) -> Tensor | None:
         """Gumbel noise (B, K): a function of (seed, step, image, network), so ranks and workers cannot change it."""
-        if not self.config.loss.gumbel:
+        if not (self.config.loss.gumbel and self.clusters_on(step)):
             return None
         base = scalar_key(STREAM_GUMBEL, self.config.seed, step, stream)
         return gumbel(keys(base, index), self.twin.prototypes.shape[0])

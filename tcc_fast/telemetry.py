@@ -32,6 +32,11 @@ class LossLog:
         self._sizes: list[Tensor] = []
         self._since = time.perf_counter()
 
+    def restart_clock(self) -> None:
+        """Leave what has passed since the last reading out of the speed: a k-means start, a checkpoint."""
+        if not self._scalars:
+            self._since = time.perf_counter()
+
     def add_no_sync(self, losses: Losses) -> None:
         """Keep one step's losses."""
         self._scalars.append(torch.stack([getattr(losses, name) for name in SCALARS]))
@@ -87,9 +92,11 @@ class MetricsFile:
                 try:
                     if json.loads(line)["step"] <= resumed_step:
                         kept.append(line)
-                except (ValueError, KeyError):  # the half line of a killed run
+                except (ValueError, KeyError, TypeError):  # the half line of a killed run
                     continue
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        fresh = path.with_suffix(".partial")
+        fresh.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        fresh.replace(path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, values: dict[str, Any]) -> None:

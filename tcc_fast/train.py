@@ -11,7 +11,7 @@ from typing import Literal
 
 import yaml
 
-from tcc_fast.checkpoint import find_checkpoint, list_checkpoints, read_state
+from tcc_fast.checkpoint import drop_later_checkpoints, find_checkpoint, list_checkpoints, read_state
 from tcc_fast.config import Config
 from tcc_fast.display import Display
 from tcc_fast.encoder import stem_advice
@@ -23,7 +23,12 @@ Resume = Literal["no", "must", "auto"]
 
 
 def train(
-    config: Config, data: Path, run: Path, resume: Resume = "no", on_start: Callable[[], None] = lambda: None
+    config: Config,
+    data: Path,
+    run: Path,
+    resume: Resume = "no",
+    checkpoint: Path | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Path:
     """Train on a packed data set and return the last checkpoint.
 
@@ -33,16 +38,18 @@ def train(
         run: the run's folder, which gets config.yaml, metrics.jsonl and checkpoints/.
         resume: `no` starts anew and refuses a folder that holds a run; `must` continues the run there, and it
             is an error if there is none; `auto` continues it if it has a checkpoint and starts it otherwise.
+        checkpoint: with `must`: which of the run's checkpoints; None: the newest. Later ones are removed.
         on_start: called by the main process when all is well and the run's folder is there.
 
     Raises:
         ValueError: something the user can mend; says what to do.
     """
-    checkpoint = _checkpoint_to_resume(run, resume)
+    checkpoint = checkpoint or _checkpoint_to_resume(run, resume)
     saved = read_state(checkpoint) if checkpoint else None
     session = open_session(config, data, run)
     if checkpoint and saved:
         session.load(checkpoint, saved)
+        drop_later_checkpoints(run, saved.step)
     with Reporter(session, run) as reporter:
         if session.accelerator.is_main_process:
             on_start()
@@ -68,6 +75,7 @@ def _loop(session: Session, run: Path, reporter: Reporter) -> Path | None:
             if session.step == training_step.start_step > 0:
                 reporter.say(f"k-means start of the prototypes after {session.step} steps")
                 session.start_prototypes()  # sync, once a run
+                reporter.restart_clock()
             lr = learning_rate(config.optim, session.step, session.total_steps)
             set_learning_rate(session.optimizer, lr)
             reporter.add_no_sync(training_step(batch, session.step))
@@ -76,9 +84,11 @@ def _loop(session: Session, run: Path, reporter: Reporter) -> Path | None:
                 reporter.report(epoch, lr)  # sync
         if (epoch + 1) % config.train.checkpoint_every == 0 or epoch + 1 == config.train.epochs:
             reporter.report(epoch, lr)  # sync; finds a NaN before it is saved
+            session.check_finite()  # sync: a checkpoint never holds NaN
             if session.accelerator.is_main_process:
                 newest = session.save(run)  # sync
             session.accelerator.wait_for_everyone()
+            reporter.restart_clock()
     return newest
 
 
@@ -90,8 +100,9 @@ class Reporter:
         self.main = session.accelerator.is_main_process
         self.log = LossLog()
         self.alarm = CollapseAlarm(len(session.model.prototypes))
-        self.display = Display(session.total_steps, active=self.main)
+        self.display = Display(session.total_steps, session.step, active=self.main)
         self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
+        self.restart_clock = self.log.restart_clock
 
     def __enter__(self) -> Reporter:
         config = self.session.config
@@ -142,7 +153,7 @@ class Reporter:
             self.metrics.write(line)
         if session.config.train.tensorboard:
             session.accelerator.log(line, step=session.step)
-        if session.step > session.training_step.start_step:
+        if session.training_step.clusters_on(session.step - 1):
             for sentence in self.alarm.check(line, images):
                 self.display.alarm(sentence)
 

@@ -121,7 +121,7 @@ def draw(on: Result, off: Result, file: Path) -> None:
     grid = np.stack([grid_x.ravel(), grid_y.ravel()], axis=1) - on.points.mean(axis=0)
     with torch.no_grad():
         pi = on.model.log_assignment(features(on.model, torch.tensor(grid, dtype=torch.float32))).exp()[:, 0]
-    axes[0].contourf(grid_x, grid_y, pi.reshape(grid_x.shape), levels=8, cmap="coolwarm_r", alpha=0.4)
+    axes[0].contourf(grid_x, grid_y, pi.reshape(grid_x.shape), levels=8, cmap="coolwarm", alpha=0.4)
     for axis, result, title in ((axes[0], on, "cluster track on: argmax π"), (axes[1], off, "off: k-means on f")):
         colours = np.array(["tab:red", "tab:blue"])[result.assignment]
         axis.scatter(*result.points.T, c=colours, s=8)
