@@ -89,7 +89,8 @@ def _cautions(result: Evaluation) -> Iterable[str]:
         if result.image_size != known.image_size:
             differing.append(f"{result.image_size} px here, {known.image_size} px there")
         what = f" Not the same task: {'; '.join(differing)}." if differing else ""
-        yield f"published figures are their authors' (*: as later papers quote them); this is one seed ({result.seed}).{what}"
+        origin = "published figures are their authors' (*: as later papers quote them)"
+        yield f"{origin}; this is one seed ({result.seed}).{what}"
 
 
 def _percent(scores: Scores) -> tuple[str, ...]:

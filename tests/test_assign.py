@@ -18,7 +18,7 @@ from tcc_fast.assign import (
     log_assignment,
     simplex_prototypes,
 )
-from tcc_fast.draws import GUMBEL_STD, gumbel, keys, scalar_key
+from tcc_fast.draws import gumbel, keys, scalar_key
 from tcc_fast.losses import cluster_contrast
 from tests import equations
 
@@ -150,7 +150,7 @@ def test_argmax_of_the_draw_follows_pi():
     """
     index = torch.arange(DRAWS)
     assert largest_deviation(gumbel(keys(scalar_key(7, 0), index), len(PI))) < 4.5
-    normal = torch.randn(DRAWS, len(PI), generator=torch.Generator().manual_seed(0)) * GUMBEL_STD
+    normal = torch.randn(DRAWS, len(PI), generator=torch.Generator().manual_seed(0)) * math.pi / math.sqrt(6)
     assert largest_deviation(normal) > 8
 
 

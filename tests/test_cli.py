@@ -38,7 +38,7 @@ def test_the_bare_forms_train_and_evaluate_the_only_data_set(home: Path) -> None
     assert (home / "runs" / "latest").resolve() == run
     assert f"tcc-fast eval --ckpt runs/{run.name}" in printed
     printed = type_in("eval", "--ckpt", "latest", "--json", "out.json", "--kmeans-pixels")
-    assert "TCC (argmax π)" in printed
+    assert "TCC (argmax π), best one-to-one match" in printed
     assert "1,797 images at 8 px, split all" in printed
     result = json.loads((home / "out.json").read_text())
     assert {"acc", "nmi", "ari", "n", "num_clusters", "clusters_used", "cluster_sizes"} <= result.keys()

@@ -97,7 +97,6 @@ def test_gumbel_moments_and_shape():
     sample = gumbel(keys(scalar_key(3, 0), torch.arange(40_000)), 5).double().numpy().ravel()
     assert sample.mean() == pytest.approx(np.euler_gamma, abs=4.5 * math.pi / 6**0.5 / math.sqrt(sample.size))
     assert sample.std() == pytest.approx(math.pi / 6**0.5, rel=0.01)
-    assert pytest.approx(math.pi / math.sqrt(6)) == GUMBEL_STD
     assert stats.kstest(sample, "gumbel_r").pvalue > 1e-3
 
 

@@ -132,19 +132,21 @@ def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
     one = evaluate(run, baselines=())
     assert one.scores is not None
     other = replace(one, scores={**one.scores, "acc": one.scores["acc"] + 0.02}, seed=1)
+    with pytest.raises(ValueError, match="the same run is named twice"):
+        summarise([one, one])
     summary = summarise([one, other])
     assert summary["acc"] == pytest.approx(one.scores["acc"] + 0.01)
     assert summary["acc_std"] == pytest.approx(0.02 / 2**0.5)
     assert summary["nmi_std"] == 0
     assert [run["seed"] for run in summary["runs"]] == [0, 1]
     with pytest.raises(ValueError, match="different images"):
-        summarise([one, replace(one, n=3)])
+        summarise([one, replace(other, n=3)])
 
 
 def test_the_paper_stands_beside_with_gap_and_caution(run: Path) -> None:
     result = replace(evaluate(run, baselines=()), dataset="cifar10", scores={"acc": 0.5, "nmi": 0.4, "ari": 0.3})
     text = shown(result)
-    assert re.search(r"paper: TCC +│ 90\.6 +│ 79\.0 +│ 73\.3", text)
+    assert re.search(r"paper: TCC +│ 90\.6 +│ 79\.0 +│ 73\.3\*", text)
     assert re.search(r"minus the paper +│ -40\.6 +│ -39\.0 +│ -43\.3", text)
     assert "ProPos+DCBoost" in text
     assert "Not the same task: 1,797 images here, 60,000 there; 8 px here, 32 px there." in text
