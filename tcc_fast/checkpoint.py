@@ -223,7 +223,8 @@ def _load_optimizer(saved: dict[str, Tensor], model: TCC, optimizer: torch.optim
         parameter = parameters[name]
         # Moments live beside their parameter; Adam's step counter stays on the CPU unless the update is fused.
         beside = value.ndim > 0 or parameter.is_cuda
-        optimizer.state[parameter][entry] = value.to(parameter.device) if beside else value
+        # A copy: what safetensors reads is a map of the file, which may be gone tomorrow.
+        optimizer.state[parameter][entry] = value.to(parameter.device if beside else "cpu", copy=True)
         if value.shape == parameter.shape and value.ndim == 4:
             optimizer.state[parameter][entry] = torch.empty_like(parameter).copy_(value)  # keep channels-last
 

@@ -113,3 +113,16 @@ def test_accelerate_launch_trains(home: Path) -> None:
 
 def test_version() -> None:
     assert re.match(r"tcc-fast \d+\.\d+", type_in("--version"))
+
+
+def test_a_result_file_in_a_missing_folder_is_refused_before_any_work(home: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere does not exist; make it first"):
+        type_in("eval", "--ckpt", "latest", "--json", "nowhere/result.json")
+
+
+def test_a_checkpoint_that_lies_in_no_run_is_not_continued(home: Path) -> None:
+    type_in("train", *SETTINGS, "--out", "runs/one")
+    (newest,) = (home / "runs" / "one" / "checkpoints").iterdir()
+    newest.rename(home / "alone")
+    with pytest.raises(ValueError, match="alone lies in no run folder"):
+        type_in("train", "--resume", "alone")

@@ -111,3 +111,10 @@ def test_an_empty_section_holds_the_defaults(tmp_path: Path) -> None:
 def test_all_keys_are_dotted_once() -> None:
     assert "model.num_clusters" in all_keys()
     assert "seed" in all_keys()
+
+
+def test_a_kmeans_start_comes_after_one_epoch_at_least_and_only_with_clusters() -> None:
+    assert load_config("digits", ["train.epochs=2", "start.at=0.1"]).start_epoch == 1
+    assert load_config("digits", ["train.epochs=10", "start.at=0.5"]).start_epoch == 5
+    assert load_config("digits", ["loss.cluster_track=false"]).start_epoch == 0
+    assert load_config("digits", ["start.method=none"]).start_epoch == 0

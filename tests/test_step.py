@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,22 @@ SEED = 11
 LR = 0.3
 
 
-@pytest.fixture(scope="module")
-def accelerator() -> Iterator[Accelerator]:
-    """Accelerate keeps one state a process: take a fresh one, and give back what other tests had."""
+@contextmanager
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state a process: hide what other tests left there, and give it back afterwards."""
     shared = (AcceleratorState._shared_state, PartialState._shared_state)
     found = [dict(state) for state in shared]
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True)
+    yield
     for state, before in zip(shared, found, strict=True):
         state.clear()
         state.update(before)
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Iterator[Accelerator]:
+    with fresh_accelerate():
+        yield Accelerator(cpu=True)
 
 
 class NotingTCC(TCC):
@@ -276,8 +283,12 @@ def test_batch_order_changes_no_loss(accelerator):
     np.testing.assert_allclose(keys_again.instance.numpy(), keys_.instance[order].numpy(), rtol=1e-12)
 
 
-def test_gumbel_false_draws_nothing(accelerator):
+def test_nothing_is_drawn_where_no_draw_is_used(accelerator):
     assert noises(build(config(loss={"gumbel": False}), accelerator), batch(0), 0) == [None, None]
+    assert noises(build(config(loss={"cluster_track": False}), accelerator), batch(0), 0) == [None, None]
+    late = build(config(), accelerator, start_step=1)
+    assert noises(late, batch(0), 0) == [None, None]
+    assert all(isinstance(noise, Tensor) for noise in noises(late, batch(0), 1))
 
 
 # ---- switches

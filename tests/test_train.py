@@ -189,3 +189,47 @@ def test_tensorboard_gets_every_line_when_asked(digits: Path, tmp_path: Path) ->
     log.Reload()
     logged = [(event.step, event.value) for event in log.Scalars("loss")]
     assert logged == [(line["step"], pytest.approx(line["loss"])) for line in read_metrics(tmp_path / "run")]
+
+
+def test_an_older_checkpoint_that_is_named_is_the_one_continued(digits: Path, tmp_path: Path) -> None:
+    settings = [*TINY, "train.epochs=3", "train.checkpoint_every=1", "train.keep_checkpoints=3", "start.method=none"]
+    config = load_config("digits", settings)
+    last = train(config, digits, tmp_path / "run")
+    before = {key: tensor.clone() for key, tensor in load_file(last / "model.safetensors").items()}  # not a map of it
+    first = list_checkpoints(tmp_path / "run")[0]
+    (last / "model.safetensors").write_bytes(b"damaged")
+    again = train(config, digits, tmp_path / "run", resume="must", checkpoint=first)
+    assert again == last
+    after = load_file(again / "model.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_once = TrainingStep.__call__
+
+    def poison_weights(self: TrainingStep, batch: object, step: int) -> object:
+        losses = step_once(self, batch, step)  # type: ignore[arg-type]
+        if step == 13:  # the last one: no later loss would show it
+            with torch.no_grad():
+                self.model.prototypes.fill_(math.nan)  # type: ignore[union-attr, operator]
+        return losses
+
+    monkeypatch.setattr(TrainingStep, "__call__", poison_weights)
+    with pytest.raises(ValueError, match="prototypes became NaN or infinite by step 14; there is no checkpoint yet"):
+        train(tiny, digits, tmp_path / "run")
+
+
+def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from tcc_fast.datasets import convert
+
+    pictures = tmp_path / "pictures" / "cats"
+    pictures.mkdir(parents=True)
+    for shade in range(4):
+        Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(pictures / f"{shade}.png")
+    convert("folder", tmp_path / "set", pictures.parent, labels="folders", progress=False)
+    with pytest.raises(ValueError, match="has a single class, so say how many clusters"):
+        train(load_config("folder", ["train.batch_size=4"]), tmp_path / "set", tmp_path / "run")

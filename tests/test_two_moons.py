@@ -27,7 +27,7 @@ def test_the_cluster_track_finds_both_moons_where_kmeans_does_not(two_moons: Mod
     results = [two_moons.train(seed, {}) for seed in (0, 1, 2)]
     assert np.median([result.accuracy for result in results]) > 0.95  # one unlucky seed in eight is about 0.85
     assert max(two_moons.kmeans_on_points(seed) for seed in (0, 1, 2)) < 0.8
-    losses = np.array(results[0].losses)
+    losses = results[0].losses["loss"]
     full = two_moons.START + 30  # by then P has filled, and the number of negatives no longer grows
     assert losses[-30:].mean() < losses[full : full + 30].mean()
     two_moons.draw(results[0], results[1], tmp_path / "moons.svg")
