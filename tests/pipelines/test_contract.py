@@ -202,14 +202,14 @@ def test_close_leaves_nothing_behind_and_may_be_called_twice(
     made = pipeline(photos, *backend)
     iterator = iter(made)
     next(iterator)
-    assert (multiprocessing.active_children() != processes) == (backend == TORCH_2)
+    assert bool(set(multiprocessing.active_children()) - set(processes)) == (backend == TORCH_2)
     made.close()  # with `iterator` half used and still referred to
-    assert multiprocessing.active_children() == processes
+    assert not set(multiprocessing.active_children()) - set(processes)
     made.close()
     patience = time.monotonic() + 30  # threads that fed the workers' queues see by themselves that these are closed
-    while threading.enumerate() != threads and time.monotonic() < patience:
+    while set(threading.enumerate()) - set(threads) and time.monotonic() < patience:
         time.sleep(0.01)
-    assert threading.enumerate() == threads
+    assert not set(threading.enumerate()) - set(threads)  # one of an earlier test may have ended meanwhile
     del iterator
 
 
