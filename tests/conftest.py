@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -35,3 +38,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny() -> Config:
     """Settings that train digits in about a second."""
     return load_config("digits", TINY)
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import ``tools/NAME.py``, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tcc_fast.config import load_config
+from tests.conftest import load_tool
 
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    path = Path(__file__).parents[1] / "tools" / "study.py"
-    spec = importlib.util.spec_from_file_location("study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["study"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("study")
 
 
 def line(data: str, variant: str, seed: int, acc: float) -> dict[str, object]:

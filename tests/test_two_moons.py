@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,19 +9,13 @@ import numpy as np
 import pytest
 
 from tcc_fast.config import LossConfig, ModelConfig
+from tests.conftest import load_tool
 from tests.test_step import fresh_accelerate
 
 
 @pytest.fixture(scope="module")
 def two_moons() -> ModuleType:
-    path = Path(__file__).parents[1] / "tools" / "two_moons.py"
-    spec = importlib.util.spec_from_file_location("two_moons", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["two_moons"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("two_moons")
 
 
 def test_the_cluster_track_finds_both_moons_where_kmeans_does_not(two_moons: ModuleType, tmp_path: Path) -> None:
