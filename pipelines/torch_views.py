@@ -27,7 +27,7 @@ from tcc_fast.pipelines.pictures import channel_moments
 def reference_transform(recipe: AugmentConfig, image_size: int, mean: Tensor, std: Tensor) -> v2.Transform:
     """The recipe built from torchvision: a PIL image or a (3, H, W) tensor to a (3, S, S) float tensor."""
     steps: list[v2.Transform] = []
-    if recipe.rotation or recipe.shear or recipe.zoom != (1.0, 1.0):
+    if recipe.has_affine:
         steps.append(
             v2.RandomAffine(
                 recipe.rotation,

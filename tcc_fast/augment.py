@@ -129,7 +129,7 @@ def apply(
     std: Tensor,
     geometry: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Make one view of each picture.
+    """Make one view of each picture: :func:`place`, then :func:`finish`.
 
     Args:
         pictures: (B, 3, H, W) uint8.
@@ -144,6 +144,17 @@ def apply(
     Returns:
         (B, 3, S, S) float32, normalised, channels-last.
     """
+    return finish(place(pictures, parameters, recipe, size, geometry), parameters, recipe, mean, std)
+
+
+def place(
+    pictures: Tensor,
+    parameters: ViewParameters,
+    recipe: AugmentConfig,
+    size: int,
+    geometry: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`; (B, 3, S, S) in 0..1."""
     height, width = pictures.shape[-2:]
     images = pictures.to(torch.float32) / 255.0
     top, left, box_h, box_w = parameters.box.unbind(1)
@@ -153,9 +164,13 @@ def apply(
         aspect = widths / heights
         top, box_h = _stored_span(top, box_h, heights, height)
         left, box_w = _stored_span(left, box_w, widths, width)
-    if recipe.rotation or recipe.shear or recipe.zoom != (1.0, 1.0):
+    if recipe.has_affine:
         images = affine(images, parameters.angle, parameters.shear, parameters.zoom, aspect)
-    images = crop_resize(images, top, left, box_h, box_w, parameters.flip, size)
+    return crop_resize(images, top, left, box_h, box_w, parameters.flip, size)
+
+
+def finish(images: Tensor, parameters: ViewParameters, recipe: AugmentConfig, mean: Tensor, std: Tensor) -> Tensor:
+    """What changes colours: jitter, grey, blur, normalise. (B, 3, S, S) in 0..1 to the same, channels-last."""
     images = colour_jitter(images, parameters, recipe)
     if recipe.grey:
         images = torch.where(parameters.grey.view(-1, 1, 1, 1), grey(images), images)

@@ -77,6 +77,11 @@ class AugmentConfig(Section):
     blur: Fraction = 0.0
     """Probability of GaussianBlur, sigma from [0.1, 2] px, kernel about a tenth of the image. Origin of use: CC."""
 
+    @property
+    def has_affine(self) -> bool:
+        """Whether pictures are rotated, sheared or zoomed at all."""
+        return bool(self.rotation or self.shear or self.zoom != (1.0, 1.0))
+
     @model_validator(mode="after")
     def _ranges(self) -> AugmentConfig:
         for name in ("zoom", "crop_area", "crop_aspect"):
