@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from tcc_fast.augment import whole_view
 from tcc_fast.datasets import Dataset
+from tcc_fast.datasets.pool import default_workers
+from tcc_fast.pipelines.damage import Damage
 
 CHUNK = 256
 """Pictures decoded at a time: bounds the memory beyond the result."""
@@ -36,23 +37,40 @@ def common_geometry(dataset: Dataset, image_size: int) -> tuple[int, int]:
 
 
 def decode(
-    dataset: Dataset, indices: Sequence[int], geometry: tuple[int, int], device: torch.device | str = "cpu"
+    dataset: Dataset,
+    indices: Sequence[int],
+    geometry: tuple[int, int],
+    device: torch.device | str = "cpu",
+    damage: Damage | None = None,
 ) -> Tensor:
-    """Decode pictures in threads: (n, 3, H, W) uint8 on the device; the host holds a chunk at a time."""
-    height, width = geometry
+    """Decode pictures in threads: (n, H, W, 3) uint8 on the device; the host holds a chunk at a time.
 
-    def one(index: int) -> np.ndarray:
-        pixels = dataset.decode(index)
+    Pictures that cannot be decoded are noted in ``damage`` (None: in one of their own) and stay black.
+    """
+    height, width = geometry
+    damage = damage or Damage(dataset)
+
+    def one(index: int) -> np.ndarray | str:
+        try:
+            pixels = dataset.decode(index)
+        except ValueError as error:
+            return str(error)
         if pixels.shape[:2] != geometry:
             resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(resized)
-        return pixels.transpose(2, 0, 1)
+        return pixels
 
-    result = torch.empty(len(indices), 3, height, width, dtype=torch.uint8, device=device)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
+    result = torch.zeros(len(indices), height, width, 3, dtype=torch.uint8, device=device)
+    with ThreadPoolExecutor(max_workers=default_workers()) as threads:
         for start in range(0, len(indices), CHUNK):
-            decoded = list(threads.map(one, indices[start : start + CHUNK]))
-            result[start : start + len(decoded)] = torch.from_numpy(np.stack(decoded))
+            some = indices[start : start + CHUNK]
+            chunk = np.zeros((len(some), height, width, 3), dtype=np.uint8)
+            for place, (index, pixels) in enumerate(zip(some, threads.map(one, some), strict=True)):
+                if isinstance(pixels, str):
+                    damage.note(index, pixels)
+                else:
+                    chunk[place] = pixels
+            result[start : start + len(some)] = torch.from_numpy(chunk)
     return result
 
 
@@ -66,13 +84,14 @@ def whole_views(
 ) -> Iterator[Tensor]:
     """Un-augmented views of the pictures, in order: batches of (at most ``batch_size``, 3, S, S).
 
-    They are normalised by ``moments``; None: by the data set's own.
+    They are normalised by ``moments``; None: by the data set's own. Undecodable pictures are black, and reported.
     """
     mean, std = channel_moments(dataset, device, moments)
     geometry = common_geometry(dataset, image_size)
+    damage = Damage(dataset)
     for start in range(0, len(indices), batch_size):
-        pictures = decode(dataset, indices[start : start + batch_size], geometry, device)
-        yield whole_view(pictures, image_size, mean, std)
+        pictures = decode(dataset, indices[start : start + batch_size], geometry, device, damage)
+        yield whole_view(pictures.permute(0, 3, 1, 2), image_size, mean, std)
 
 
 def channel_moments(

@@ -7,18 +7,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tcc_fast.augment import apply, draw
 from tcc_fast.batch import Batch
 from tcc_fast.config import AugmentConfig
-from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
+from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.order import EpochOrder, Position
+from tcc_fast.pipelines.view_maker import view_maker
 
 
 class ResidentPipeline(Position):
-    """Index, crop, flip, jitter, grey, blur and normalise: a few batched operations, with nothing to wait for.
+    """Index, crop, flip, jitter, grey, blur and normalise in one go, with nothing to wait for.
+
+    On a GPU the work is queued behind the step that runs. On a CPU it is done when a batch is asked for: the cores
+    that would prepare it meanwhile are the ones that the step needs.
 
     Args:
-        pictures: (N, 3, H, W) uint8, on the training device.
+        pictures: (N, H, W, 3) uint8, on the training device.
         sizes: (N, 2) int64, each picture's own height and width. Pictures of unequal shape are stored squeezed
             to H × W, and crops are drawn in their own geometry.
         mean: (3,) of the data set, pixels in 0..1.
@@ -27,6 +30,8 @@ class ResidentPipeline(Position):
         image_size: S, the side of a view.
         order: which images come when.
         dtype: of the views.
+        blank: indices of pictures that could not be decoded; their views are all zeros.
+        threads: on a CPU; None: one a core.
     """
 
     def __init__(
@@ -39,37 +44,32 @@ class ResidentPipeline(Position):
         image_size: int,
         order: EpochOrder,
         dtype: torch.dtype = torch.float32,
+        blank: set[int] | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__(order.batches_per_epoch)
         device = pictures.device
-        self.pictures, self.sizes = pictures, sizes.to(device)
-        self.mean, self.std = mean.to(device), std.to(device)
-        self.recipe, self.image_size, self.order, self.dtype = recipe, image_size, order, dtype
+        self.pictures, self.sizes, self.order = pictures, sizes.to(device), order
+        self._maker = view_maker(recipe, image_size, mean, std, device, dtype, threads)
+        self._blank: Tensor | None = None
+        if blank:
+            self._blank = torch.zeros(len(pictures), dtype=torch.bool, device=device)
+            self._blank[torch.tensor(sorted(blank), device=device)] = True
 
     def __iter__(self) -> Iterator[Batch]:
         while self.batch < self.batches_per_epoch:
             index = self.order.indices(self.epoch, self.batch).to(self.pictures.device, non_blocking=True)
-            views = [self._view(index, view) for view in (1, 2)]
+            key_1, key_2 = (scalar_key(STREAM_AUGMENT, self.order.seed, self.epoch, view) for view in (1, 2))
+            view_1, view_2 = self._maker.stored(self.pictures, self.sizes, index, (key_1, key_2))
+            if self._blank is not None:
+                blank = self._blank[index].view(-1, 1, 1, 1)
+                view_1.masked_fill_(blank, 0.0)
+                view_2.masked_fill_(blank, 0.0)
             self.batch += 1
-            yield Batch(views[0], views[1], index)
+            yield Batch(view_1, view_2, index)
         self.set_epoch(self.epoch + 1)
 
-    @torch.no_grad()
-    def _view(self, index: Tensor, view: int) -> Tensor:
-        key = keys(scalar_key(STREAM_AUGMENT, self.order.seed, self.epoch, view), index)
-        heights, widths = self.sizes[index].unbind(1)
-        parameters = draw(self.recipe, key, heights, widths)
-        images = apply(
-            self.pictures[index],
-            parameters,
-            self.recipe,
-            self.image_size,
-            self.mean,
-            self.std,
-            geometry=(heights, widths),
-        )
-        return images.to(self.dtype)
-
     def close(self) -> None:
-        """Let go of the stored pictures."""
+        """Let go of the stored pictures, and end the threads."""
         self.pictures = self.pictures[:0]
+        self._maker.close()

@@ -11,7 +11,7 @@ Shapes: B pictures, stored at H × W pixels, S the side of a view.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,10 @@ class ViewParameters:
     """(B,) bool."""
     sigma: Tensor
     """(B,) pixels."""
+
+    def to(self, device: torch.device) -> ViewParameters:
+        """The same on another device."""
+        return ViewParameters(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def draw(recipe: AugmentConfig, key: Tensor, heights: Tensor, widths: Tensor) -> ViewParameters:
@@ -209,15 +213,20 @@ def affine(images: Tensor, angle: Tensor, shear: Tensor, zoom: Tensor, aspect: T
     """
     if aspect is None:
         aspect = images.shape[-1] / images.shape[-2]
-    rotation, tilt = torch.deg2rad(angle), torch.deg2rad(shear)
-    # torchvision's forward map is R(angle) · Shear · zoom; sampling needs its inverse.
-    a, b = torch.cos(rotation), -torch.cos(rotation) * torch.tan(tilt) - torch.sin(rotation)
-    c, d = torch.sin(rotation), -torch.sin(rotation) * torch.tan(tilt) + torch.cos(rotation)
+    xx, xy, yx, yy = inverse_map(angle, shear, zoom).flatten(1).unbind(1)
     # grid_sample's coordinates run from -1 to 1 over each side, hence the aspect.
-    inverse = torch.stack([d, -b / aspect, -c * aspect, a], dim=1).view(-1, 2, 2) / zoom.view(-1, 1, 1)
-    theta = F.pad(inverse, (0, 1))  # no translation
+    theta = F.pad(torch.stack([xx, xy / aspect, yx * aspect, yy], dim=1).view(-1, 2, 2), (0, 1))  # no translation
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def inverse_map(angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
+    """The matrix of RandomAffine, from an offset (x, y) in the view to the one it is sampled at: (B,) to (B, 2, 2)."""
+    rotation, tilt = torch.deg2rad(angle), torch.deg2rad(shear)
+    cosine, sine, slope = torch.cos(rotation), torch.sin(rotation), torch.tan(tilt)
+    # torchvision's forward map is R(angle) · Shear · zoom; sampling needs its inverse.
+    rows = [cosine - sine * slope, cosine * slope + sine, -sine, cosine]
+    return torch.stack(rows, dim=1).view(-1, 2, 2) / zoom.view(-1, 1, 1)
 
 
 def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:

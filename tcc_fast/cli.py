@@ -48,6 +48,9 @@ def convert(
             help="Files that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
         ),
     ] = None,
+    formats: Annotated[
+        str, typer.Option(help="tar, or tar,beton to add the file that FFCV reads; the tar is always written.")
+    ] = "tar",
     overwrite: Annotated[bool, typer.Option(help="Replace the data set that is there.")] = False,
     allow_incomplete: Annotated[
         bool, typer.Option(help="Take a paper data set as it is; what is missing is recorded.")
@@ -66,6 +69,7 @@ def convert(
         labels=labels,  # type: ignore[arg-type]  # checked there
         workers=workers,
         max_rejected=None if max_rejected is None else _count_or_share(max_rejected),
+        formats=formats,
         overwrite=overwrite,
         allow_incomplete=allow_incomplete,
         md5=md5,

@@ -39,12 +39,15 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where pictures come from and at what size they are trained on."""
 
-    pipeline: Literal["auto", "resident", "torch"] = "auto"
-    """How views are made: `resident` (decoded once into device memory), `torch` (DataLoader, the reference)."""
+    pipeline: Literal["auto", "resident", "ffcv", "dali", "torch"] = "auto"
+    """How views are made: `resident` (decoded once into device memory), `ffcv` and `dali` (decoded anew in every
+    epoch, once for both views), `torch` (DataLoader, the reference)."""
     image_size: int = Field(96, ge=4, le=1024)
     """Side of the square views, in pixels."""
     workers: int | None = Field(None, ge=0)
-    """Worker processes of the `torch` pipeline; empty: one per core, at most 16."""
+    """Threads that make views on the CPU, processes for `torch` (0: none); empty: one per core, at most 16."""
+    ffcv_cache: Literal["os", "process"] = "os"
+    """How `ffcv` reads: through the system's file cache, or into memory of its own (files on a network)."""
 
 
 class AugmentConfig(Section):

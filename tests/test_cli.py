@@ -92,6 +92,8 @@ def test_convert_writes_under_data_and_says_what_it_did(tmp_path: Path, monkeypa
     assert (tmp_path / "data" / "digits" / "dataset.json").is_file()
     with pytest.raises(ValueError, match="max-rejected"):
         type_in("convert", "digits", "--max-rejected", "few")
+    with pytest.raises(ValueError, match="formats names 'zip'"):
+        type_in("convert", "digits", "--formats", "zip")
 
 
 @pytest.mark.parametrize("arguments", [["eval", "--ckpt", "nowhere"], ["train", "--config", "digit"]])

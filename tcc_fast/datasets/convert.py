@@ -6,7 +6,7 @@ import collections
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ import PIL
 
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS
 from tcc_fast.datasets.encode import MAX_SHORT_SIDE, Recipe
+from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.datasets.manifest import Manifest
 from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.pool import default_workers, store_items
 from tcc_fast.datasets.progress import show_progress
 from tcc_fast.datasets.reader import Checks, LabelMode, Reader, Rejected, open_reader
 from tcc_fast.datasets.writer import DEFAULT_SHARD_BYTES, DatasetWriter
+
+FORMATS = ("tar", "beton")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class ConversionReport:
         rejected: reason -> number of files, most frequent first (`rejected.csv` lists them one by one).
         skipped: what was passed over in silence: reason -> count.
         notes: sentences on how the source was understood.
-        num_bytes: size of the packed files together.
+        source_bytes: size of the stored pictures in the source: of their files, or of their pixels.
+        stored_bytes: size of the same pictures as stored, without the headers of the tar.
+        num_encoded: how many of them were encoded anew as JPEG.
+        psnr: what that cost: the peak signal-to-noise ratio in dB against the pixels that were encoded (after
+            resizing), over all pictures encoded anew together. None when nothing was lost.
         seconds: wall time.
     """
 
@@ -42,7 +49,10 @@ class ConversionReport:
     rejected: Mapping[str, int]
     skipped: Mapping[str, int]
     notes: tuple[str, ...]
-    num_bytes: int
+    source_bytes: int
+    stored_bytes: int
+    num_encoded: int
+    psnr: float | None
     seconds: float
 
     @property
@@ -55,17 +65,38 @@ class ConversionReport:
         """Source files that did not become an image."""
         return self.manifest.num_rejected
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the packed files together."""
+        return self.manifest.num_bytes
+
     def summary(self) -> str:
         """A few lines for people."""
         classes = self.manifest.class_names
         kind = f"in {len(classes)} classes" if self.manifest.has_labels and classes else "without labels"
-        megabytes = self.num_bytes / 1e6
-        lines = [f"{self.path}: {self.num_images} images {kind}, {megabytes:.1f} MB, {self.seconds:.1f} s"]
+        lines = [
+            f"{self.path}: {self.num_images} images {kind}, {_size(self.num_bytes)}, {self.seconds:.1f} s",
+            self._files_line(),
+            self._pictures_line(),
+        ]
         if self.rejected:
             lines.append(f"rejected {self.num_rejected} (see rejected.csv): {_table(self.rejected)}")
         if self.skipped:
             lines.append(f"skipped: {_table(self.skipped)}")
         return "\n".join([*lines, *self.notes])
+
+    def _files_line(self) -> str:
+        manifest = self.manifest
+        tar = sum(manifest.files[name].bytes for name in (*manifest.shards, *manifest.indexes))
+        line = f"files: tar with its index {_size(tar)}"
+        return line if manifest.beton is None else f"{line}, beton {_size(manifest.files[manifest.beton].bytes)}"
+
+    def _pictures_line(self) -> str:
+        line = f"pictures: {_size(self.source_bytes)} in the source, {_size(self.stored_bytes)} as stored; "
+        if self.num_encoded == 0:
+            return line + "none was encoded anew as JPEG"
+        loss = "which lost nothing" if self.psnr is None else f"PSNR {self.psnr:.1f} dB against the pixels encoded"
+        return f"{line}{self.num_encoded} encoded anew as JPEG of quality {self.manifest.geometry.quality}, {loss}"
 
 
 def convert(
@@ -80,6 +111,7 @@ def convert(
     max_rejected: int | float | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    formats: str | Sequence[str] = "tar",
     overwrite: bool = False,
     allow_incomplete: bool = False,
     md5: bool = False,
@@ -103,6 +135,8 @@ def convert(
             None: half of them, but none of a data set of the paper, unless it may be incomplete.
         max_pixels: larger pictures are rejected before they are decoded.
         shard_bytes: upper limit for one tar shard.
+        formats: some of `FORMATS`, in a list or separated by commas: "beton" adds the file that FFCV reads. The
+            tar shards and their DALI indexes are always written.
         overwrite: replace a data set that is there, once the new one is complete.
         allow_incomplete: take a data set of the paper as it is, and record in the manifest what is missing.
         md5: compare the MD5 of even a very large archive (ImageNet), which reads it whole.
@@ -117,6 +151,9 @@ def convert(
     src = None if src is None else Path(src)
     out = Path("data") / name if out is None else Path(out)
     _check_options(short_side, quality, workers, max_rejected, max_pixels, shard_bytes)
+    beton = "beton" in _parse_formats(formats)
+    if beton:
+        import_ffcv()  # said now, if it is missing, not after hours of work
     reader = open_reader(name, src, labels, Checks(allow_incomplete, md5, progress))
     if reader.root is not None:
         _check_apart(reader.root, out)
@@ -132,14 +169,16 @@ def convert(
     with_labels = labels != "none" and reader.class_names is not None
     rejected: collections.Counter[str] = collections.Counter()
     try:
-        with DatasetWriter(out, name=name, overwrite=overwrite, shard_bytes=shard_bytes) as writer:
+        with DatasetWriter(out, name=name, overwrite=overwrite, shard_bytes=shard_bytes, beton=beton) as writer:
             _fill(writer, reader, recipe, workers, with_labels, max_rejected, rejected, progress)
-            manifest = writer.finish(
-                class_names=reader.class_names if with_labels else None,
-                short_side=short_side,
-                quality=quality,
-                source=_about(name, reader, writer, rejected),
-            )
+            with show_progress(f"{name}, beton", lambda: writer.num_images, progress and beton, "pictures") as advance:
+                manifest = writer.finish(
+                    class_names=reader.class_names if with_labels else None,
+                    short_side=short_side,
+                    quality=quality,
+                    source=_about(name, reader, writer, rejected),
+                    advance=advance,
+                )
     except OSError as error:
         raise ValueError(f"{out}: writing failed ({error.strerror or error}); nothing was kept") from error
     return ConversionReport(
@@ -148,7 +187,10 @@ def convert(
         rejected=dict(rejected.most_common()),
         skipped=dict(reader.skipped),
         notes=reader.notes,
-        num_bytes=manifest.num_bytes,
+        source_bytes=writer.totals.source_bytes,
+        stored_bytes=writer.totals.stored_bytes,
+        num_encoded=writer.totals.num_encoded,
+        psnr=writer.totals.psnr,
         seconds=time.monotonic() - started,
     )
 
@@ -189,7 +231,7 @@ def _fill(
 
 
 def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[str, int]) -> dict[str, Any]:
-    about = dict(reader.about)
+    about, totals = dict(reader.about), writer.totals
     if "complete" in about and rejected:  # a data set of the paper, of which not every picture could be read
         about["complete"] = False
         about["deviations"] = [*about["deviations"], f"{writer.num_rejected} pictures rejected"]
@@ -200,6 +242,12 @@ def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[s
             "images": writer.num_images,
             "rejected": dict(sorted(rejected.items())),
             "skipped": dict(sorted(reader.skipped.items())),
+        },
+        "encoding": {
+            "source_bytes": totals.source_bytes,
+            "stored_bytes": totals.stored_bytes,
+            "encoded": totals.num_encoded,
+            "psnr_db": None if totals.psnr is None else round(totals.psnr, 2),
         },
         # Encoders differ between versions: "the same bytes" holds for one version of Pillow.
         "pillow": PIL.__version__,
@@ -226,6 +274,15 @@ def _check_options(
         raise ValueError("max_pixels and shard_bytes must be at least 1")
 
 
+def _parse_formats(formats: str | Sequence[str]) -> set[str]:
+    names = [name.strip() for name in (formats.split(",") if isinstance(formats, str) else formats)]
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        what = repr(unknown[0]) if unknown else "nothing"
+        raise ValueError(f"formats names {what}, but can be {', '.join(FORMATS)} or {','.join(FORMATS)}")
+    return set(names)
+
+
 def _check_apart(src: Path, out: Path) -> None:
     inner, outer = Path(os.path.realpath(out)), Path(os.path.realpath(src))
     if inner == outer or outer in inner.parents or inner in outer.parents:
@@ -233,6 +290,13 @@ def _check_apart(src: Path, out: Path) -> None:
             f"{escape_name(str(out))} and {escape_name(str(src))} lie within each other; "
             "put the data set outside its source"
         )
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 def _table(counts: Mapping[str, int]) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
+from PIL import Image, ImageChops, JpegImagePlugin
 
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS, Picture, decode_picture
 from tcc_fast.datasets.reader import FilePart, Item, Rejected
@@ -58,6 +58,9 @@ class Stored:
         width, height: in pixels.
         sums, squares: per channel (RGB) the sum of the stored pixels 0..255 and of their squares, exact.
         encoded: JPEG bytes made here, at the recipe's quality.
+        squared_error: sum over pixels and channels of the squared difference, in grey levels 0..255, between what
+            was encoded and what it decodes to; exact, and 0 unless `encoded`.
+        source_bytes: size of the source file, or of the pixels where the source holds pixels.
     """
 
     data: bytes
@@ -67,6 +70,8 @@ class Stored:
     sums: tuple[int, int, int]
     squares: tuple[int, int, int]
     encoded: bool
+    squared_error: int = 0
+    source_bytes: int = 0
 
 
 def store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
@@ -82,7 +87,7 @@ def _store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
     if isinstance(payload, Rejected):
         return payload
     if isinstance(payload, np.ndarray):
-        return _as_png(Image.fromarray(payload))
+        return replace(_as_png(Image.fromarray(payload)), source_bytes=payload.nbytes)
     if isinstance(payload, Path | FilePart):
         read = _read_file(payload) if isinstance(payload, Path) else _read_part(payload)
         if isinstance(read, Rejected):
@@ -91,7 +96,7 @@ def _store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
     picture = decode_picture(payload, max_pixels=recipe.max_pixels, reduce_to=2 * recipe.short_side)
     if isinstance(picture, Rejected):
         return picture
-    return _store_picture(picture, payload, recipe)
+    return replace(_store_picture(picture, payload, recipe), source_bytes=len(payload))
 
 
 def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -167,7 +172,8 @@ def _as_jpeg(image: Image.Image, quality: int) -> Stored:
     _bare(image).save(buffer, "JPEG", quality=quality, subsampling=0)
     data = buffer.getvalue()
     stored = JpegImagePlugin.JpegImageFile(io.BytesIO(data))  # mean and std are of the pixels as stored
-    return _stored(data, "jpg", stored, encoded=True)
+    _, squares = _sums(ImageChops.difference(image, stored))
+    return replace(_stored(data, "jpg", stored, encoded=True), squared_error=sum(squares))
 
 
 def _bare(image: Image.Image) -> Image.Image:
@@ -178,9 +184,15 @@ def _bare(image: Image.Image) -> Image.Image:
 
 
 def _stored(data: bytes, extension: str, image: Image.Image, *, encoded: bool) -> Stored:
+    sums, squares = _sums(image)
+    return Stored(data, extension, image.width, image.height, sums, squares, encoded)
+
+
+def _sums(image: Image.Image) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Per channel (RGB; grey counts as three equal ones) the sum of the pixels and of their squares, exact."""
     counts = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
     levels: np.ndarray[Any, np.dtype[np.int64]] = np.arange(256, dtype=np.int64)
     sums, squares = (counts @ levels).tolist(), (counts @ levels**2).tolist()
     if len(sums) == 1:
         sums, squares = sums * 3, squares * 3
-    return Stored(data, extension, image.width, image.height, tuple(sums), tuple(squares), encoded)
+    return tuple(sums), tuple(squares)

@@ -13,6 +13,7 @@ MANIFEST_FILE = "dataset.json"
 IMAGES_FILE = "images.csv"
 LABELS_FILE = "labels.csv"
 REJECTED_FILE = "rejected.csv"
+BETON_FILE = "pictures.beton"
 ENCODINGS = ("png", "jpeg", "mixed")
 
 
@@ -70,6 +71,17 @@ class Manifest:
     def shards(self) -> list[str]:
         """Names of the tar shards, in index order."""
         return sorted(name for name in self.files if name.startswith("shard-") and name.endswith(".tar"))
+
+    @property
+    def indexes(self) -> list[str]:
+        """Names of the DALI indexes, one for each of `shards` and in their order; empty in sets of versions that
+        wrote none."""
+        return sorted(name for name in self.files if name.startswith("shard-") and name.endswith(".idx"))
+
+    @property
+    def beton(self) -> str | None:
+        """Name of the file for FFCV, None when the set was converted without."""
+        return BETON_FILE if BETON_FILE in self.files else None
 
     @property
     def num_bytes(self) -> int:

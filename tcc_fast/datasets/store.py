@@ -81,6 +81,14 @@ class Dataset:
         """(N, 2) int64: height and width in pixels of every stored image."""
         return self._images()[0].copy()
 
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(N,) int64: bytes of every encoded image, as `read` gives it."""
+        return self._lengths.copy()
+
+    def is_png(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """(N,) bool: whether an image is a PNG; if not, it is a JPEG."""
+        return self._is_png.copy()
+
     def sources(self) -> list[str]:
         """Printable name of every image's original within the source (`names.unescape_name` gives the raw
         one)."""

@@ -10,18 +10,20 @@ import contextlib
 import csv
 import hashlib
 import io
-import math
 import os
 import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import tcc_fast
+from tcc_fast.datasets.beton import beton_bytes, write_beton
 from tcc_fast.datasets.encode import Stored
 from tcc_fast.datasets.manifest import (
+    BETON_FILE,
     IMAGES_FILE,
     LABELS_FILE,
     MANIFEST_FILE,
@@ -33,6 +35,8 @@ from tcc_fast.datasets.manifest import (
 from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.place import Place
 from tcc_fast.datasets.reader import Rejected
+from tcc_fast.datasets.store import Dataset
+from tcc_fast.datasets.totals import Totals
 
 DEFAULT_SHARD_BYTES = 256 << 20
 _BLOCK = 512
@@ -81,27 +85,32 @@ class DatasetWriter:
         name: goes into the manifest.
         overwrite: replace a data set that is there, once the new one is complete.
         shard_bytes: upper limit for one tar shard (a single larger picture still gets one of its own).
+        beton: also write the pictures for FFCV.
 
     Raises:
         ValueError: `out` is in the way, or another conversion is writing to it.
     """
 
     def __init__(
-        self, out: Path, *, name: str, overwrite: bool = False, shard_bytes: int = DEFAULT_SHARD_BYTES
+        self,
+        out: Path,
+        *,
+        name: str,
+        overwrite: bool = False,
+        shard_bytes: int = DEFAULT_SHARD_BYTES,
+        beton: bool = False,
     ) -> None:
         self.name = name
         self.num_images = 0
         self.num_rejected = 0
+        self.totals = Totals()
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
+        self._beton = beton
         self._open: dict[str, _HashedFile] = {}
         self._files: dict[str, FileEntry] = {}
         self._num_shards = 0
-        self._pixels = 0
-        self._sums, self._squares = [0, 0, 0], [0, 0, 0]
-        self._sizes: set[tuple[int, int]] = set()  # kept at two entries at most
-        self._extensions: set[str] = set()
-        self._encoded = False
+        self._index: list[str] = []  # lines of the open shard's index
         self._splits: dict[str, tuple[int, int]] = {}
         self._place = Place(out, overwrite)
         self.out, self.folder = self._place.out, self._place.folder
@@ -120,8 +129,17 @@ class DatasetWriter:
 
     def add(self, picture: Stored, source: str, label: int | None, split: str | None = None) -> int:
         """Append one picture; returns its index. Either every picture has a label, or none has; the pictures of
-        a split come one after the other."""
+        a split come one after the other.
+
+        Raises:
+            ValueError: the picture cannot go into the beton that was asked for.
+        """
         index = self.num_images
+        if self._beton:
+            try:
+                beton_bytes(picture.extension, picture.width, picture.height, len(picture.data))
+            except ValueError as error:
+                raise ValueError(f"{escape_name(source)}: {error}") from None
         if split is not None:
             start, stop = self._splits.get(split, (index, index))
             assert stop == index, f"the pictures of split {split!r} lie apart"
@@ -129,18 +147,11 @@ class DatasetWriter:
         if index == 0 and label is not None:
             self._text(LABELS_FILE).write_row("index", "label")
         assert (label is not None) == (LABELS_FILE in self._open), "labels for some pictures only"
-        self._add_member(f"{index:09d}.{picture.extension}", picture.data)
+        self._add_member(f"{index:09d}", picture.extension, picture.data)
         self._text(IMAGES_FILE).write_row(index, picture.width, picture.height, escape_name(source))
         if label is not None:
             self._text(LABELS_FILE).write_row(index, label)
-        self._pixels += picture.width * picture.height
-        for channel in range(3):
-            self._sums[channel] += picture.sums[channel]
-            self._squares[channel] += picture.squares[channel]
-        if len(self._sizes) < 2:
-            self._sizes.add((picture.height, picture.width))
-        self._extensions.add(picture.extension)
-        self._encoded |= picture.encoded
+        self.totals.add(picture)
         self.num_images += 1
         return index
 
@@ -163,10 +174,12 @@ class DatasetWriter:
         short_side: int,
         quality: int,
         source: Mapping[str, Any],
+        advance: Callable[[int], None] = lambda done: None,
     ) -> Manifest:
-        """Write the manifest and move the folder to its place.
+        """Write the beton, if there is to be one, and the manifest, and move the folder to its place.
 
-        `quality` is recorded only if a JPEG was encoded here.
+        `quality` is recorded only if a JPEG was encoded here. `advance` is called with the number of pictures in
+        the beton so far.
 
         Raises:
             ValueError: no picture was added, or the destination has become occupied meanwhile.
@@ -176,7 +189,6 @@ class DatasetWriter:
         self._end_shard()
         for name in list(self._open):
             self._files[name] = self._open.pop(name).close()
-        encodings = {"png": "png", "jpg": "jpeg"}
         manifest = Manifest(
             name=self.name,
             num_images=self.num_images,
@@ -184,41 +196,39 @@ class DatasetWriter:
             splits={**self._splits, "all": (0, self.num_images)},
             geometry=Geometry(
                 short_side=short_side,
-                encoding="mixed" if len(self._extensions) > 1 else encodings[min(self._extensions)],
-                quality=quality if self._encoded else None,
-                uniform_size=min(self._sizes) if len(self._sizes) == 1 else None,
+                encoding=self.totals.encoding,
+                quality=quality if self.totals.num_encoded else None,
+                uniform_size=self.totals.uniform_size,
             ),
-            mean=self._per_channel([s / (255 * self._pixels) for s in self._sums]),
-            std=self._per_channel([self._std(channel) for channel in range(3)]),
+            mean=self.totals.mean,
+            std=self.totals.std,
             files=dict(sorted(self._files.items())),
             source=source,
             num_rejected=self.num_rejected,
             tool_version=tcc_fast.__version__,
         )
+        if self._beton:
+            beton = self._text(BETON_FILE)
+            write_beton(beton.write, Dataset(self.folder, manifest, fingerprint=""), advance)
+            self._files[BETON_FILE] = self._open.pop(BETON_FILE).close()
+            manifest = replace(manifest, files=dict(sorted(self._files.items())))
         last = _HashedFile(self.folder / MANIFEST_FILE)
         last.write(manifest.to_json().encode("utf-8"))
         last.close()
         self._place.replace(self._overwrite)
         return manifest
 
-    def _std(self, channel: int) -> float:
-        # Whole numbers until the last step: the order in which pictures came cannot matter.
-        variance = self._squares[channel] * self._pixels - self._sums[channel] ** 2
-        return math.sqrt(variance / (self._pixels**2 * 255**2))
-
-    @staticmethod
-    def _per_channel(values: list[float]) -> tuple[float, float, float]:
-        return values[0], values[1], values[2]
-
     def _text(self, name: str) -> _HashedFile:
         if name not in self._open:
             self._open[name] = _HashedFile(self.folder / name)
         return self._open[name]
 
-    def _add_member(self, name: str, data: bytes) -> None:
+    def _add_member(self, stem: str, extension: str, data: bytes) -> None:
+        name = f"{stem}.{extension}"
         info = tarfile.TarInfo(name)  # mtime 0, uid and gid 0, no names, mode 0644
         info.size = len(data)
-        member = info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % _BLOCK)
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        member = header + data + bytes(-len(data) % _BLOCK)
         shard = self._open.get("shard")
         if shard is not None and shard.bytes + len(member) + len(_END) > self._shard_bytes:
             self._end_shard()
@@ -226,10 +236,17 @@ class DatasetWriter:
         if shard is None:
             shard = self._open["shard"] = _HashedFile(self.folder / f"shard-{self._num_shards:05d}.tar")
             self._num_shards += 1
+        self._index.append(f"{extension} {shard.bytes + len(header)} {len(data)} {name}\n")
         shard.write(member)
 
     def _end_shard(self) -> None:
         shard = self._open.pop("shard", None)
-        if shard is not None:
-            shard.write(_END)
-            self._files[shard.path.name] = shard.close()
+        if shard is None:
+            return
+        shard.write(_END)
+        self._files[shard.path.name] = shard.close()
+        # As DALI's wds2idx writes it: version, number of samples, then extension, offset, size and name of each.
+        name = shard.path.with_suffix(".idx").name
+        self._text(name).write("".join([f"v1.2 {len(self._index)}\n", *self._index]).encode("ascii"))
+        self._files[name] = self._open.pop(name).close()
+        self._index.clear()

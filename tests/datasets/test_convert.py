@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tcc_fast
 from tcc_fast.datasets import convert, folder, mnist5k, open_dataset, pool, reader
@@ -66,6 +67,47 @@ def test_folder_report_and_files(tmp_path: Path, photos: Path) -> None:
     }
     assert report.num_bytes == sum(p.stat().st_size for p in report.path.iterdir() if p.name != "dataset.json")
     assert str(tmp_path) not in (report.path / "dataset.json").read_text()
+
+
+def test_report_says_what_encoding_cost(tmp_path: Path, encode: Any, picture: Any) -> None:
+    (tmp_path / "src").mkdir()
+    images = [picture(300, 200, seed=index) for index in range(3)]
+    sources = [encode(image, "PNG") for image in images] + [encode(picture(30, 40), "JPEG")]
+    for index, data in enumerate(sources):
+        (tmp_path / "src" / f"{index}.png").write_bytes(data)
+    report = convert("folder", tmp_path / "out", tmp_path / "src", workers=1, short_side=40, quality=70)
+    dataset = open_dataset(report.path)
+    resized = np.stack([np.asarray(image.resize((60, 40), Image.Resampling.LANCZOS)) for image in images])
+    decoded = np.stack([dataset.decode(index) for index in range(3)])
+    psnr = 10 * np.log10(255**2 / ((resized.astype(np.float64) - decoded) ** 2).mean())
+    assert report.num_encoded == 3
+    assert report.psnr == pytest.approx(psnr, rel=1e-12)
+    assert (report.source_bytes, report.stored_bytes) == (sum(map(len, sources)), dataset.lengths().sum())
+    assert report.manifest.source["encoding"] == {
+        "source_bytes": report.source_bytes,
+        "stored_bytes": report.stored_bytes,
+        "encoded": 3,
+        "psnr_db": round(psnr, 2),
+    }
+    assert (
+        f"pictures: {report.source_bytes / 1e3:.1f} kB in the source, {report.stored_bytes / 1e3:.1f} kB as stored; "
+        "3 encoded anew as JPEG of quality 70, "
+        f"PSNR {psnr:.1f} dB against the pixels encoded"
+    ) in report.summary()
+
+
+def test_report_without_loss(tmp_path: Path, encode: Any) -> None:
+    lossless = convert("digits", tmp_path / "digits")
+    assert (lossless.num_encoded, lossless.psnr) == (0, None)
+    assert (lossless.source_bytes, lossless.stored_bytes) == (1797 * 64, open_dataset(lossless.path).lengths().sum())
+    assert "files: tar with its index 1.9 MB\n" in lossless.summary()
+    assert lossless.summary().endswith("none was encoded anew as JPEG")
+    assert lossless.manifest.source["encoding"]["psnr_db"] is None
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "grey.png").write_bytes(encode(Image.new("L", (64, 64), 128), "PNG"))
+    exact = convert("folder", tmp_path / "grey", tmp_path / "src", workers=1, short_side=16)
+    assert (exact.num_encoded, exact.psnr) == (1, None)
+    assert "1 encoded anew as JPEG of quality 95, which lost nothing" in exact.summary()
 
 
 def test_shards_are_plain_tar(tmp_path: Path, photos: Path) -> None:
@@ -186,6 +228,9 @@ def test_default_destination(tmp_path: Path, photos: Path, monkeypatch: pytest.M
         ({"name": "digits", "max_rejected": float("nan")}, "max_rejected is nan"),
         ({"name": "digits", "max_pixels": 0}, "at least 1"),
         ({"name": "digits", "shard_bytes": 0}, "at least 1"),
+        ({"name": "digits", "formats": "tar,zip"}, "formats names 'zip', but can be tar, beton or tar,beton"),
+        ({"name": "digits", "formats": ""}, "formats names ''"),
+        ({"name": "digits", "formats": []}, "formats names nothing"),
     ],
 )
 def test_arguments_are_checked(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -286,10 +331,11 @@ def test_overwrite_spares_other_folders(tmp_path: Path, manifest: str | None) ->
 
 def test_overwrite_spares_strangers_in_a_data_set(tmp_path: Path) -> None:
     out = convert("digits", tmp_path / "out").path
-    (out / "notes.txt").write_text("precious")
-    with pytest.raises(ValueError, match=r"holds 'notes\.txt', which is no part"):
-        convert("digits", out, overwrite=True)
-    assert (out / "notes.txt").exists()
+    for name in ("notes.txt", "mine.beton"):
+        (out / name).write_text("precious")
+        with pytest.raises(ValueError, match=rf"holds '{name}', which is no part"):
+            convert("digits", out, overwrite=True)
+        (out / name).unlink()
 
 
 def test_empty_folder_and_link_as_destination(tmp_path: Path) -> None:
@@ -377,7 +423,8 @@ def slow(self):
     for index, item in enumerate(real(self)):
         if index == 18:
             print("midway", flush=True)
-            time.sleep(60)
+            for _ in range(600):
+                time.sleep(0.1)  # one long sleep would miss a signal that comes just before it
         yield item
 if __name__ == "__main__":
     folder.FolderReader.__iter__ = slow

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tcc_fast.datasets import encode as encode_module
 from tcc_fast.datasets.encode import Recipe, Stored, store_item, target_size
-from tcc_fast.datasets.reader import Item, Rejected
+from tcc_fast.datasets.reader import FilePart, Item, Rejected
 
 
 def store(payload: Any, **recipe: Any) -> Stored:
@@ -169,6 +169,29 @@ def test_sums_are_those_of_the_stored_pixels(
     pixels = np.asarray(opened(stored).convert("RGB")).astype(np.int64)
     assert list(stored.sums) == pixels.sum((0, 1)).tolist()
     assert list(stored.squares) == (pixels**2).sum((0, 1)).tolist()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_squared_error_is_that_of_the_encoding_alone(
+    encode: Any, picture: Callable[..., Image.Image], mode: str
+) -> None:
+    image = picture(300, 200).convert(mode)
+    stored = store(encode(image, "PNG"), short_side=40, quality=50)
+    resized = np.asarray(image.resize((60, 40), Image.Resampling.LANCZOS).convert("RGB")).astype(np.int64)
+    error = resized - np.asarray(opened(stored).convert("RGB"))
+    assert stored.squared_error == (error**2).sum() > 0
+    for kept in (encode(image, "PNG"), encode(image, "JPEG"), encode(image, "BMP")):
+        assert store(kept, short_side=0).squared_error == 0
+
+
+def test_source_bytes(encode: Any, picture: Callable[..., Image.Image], tmp_path: Path) -> None:
+    data = encode(picture(300, 200), "JPEG")
+    (tmp_path / "a").write_bytes(b"xyz" + data + b"x")
+    part = FilePart(tmp_path / "a", 3, len(data))
+    for payload in (data, part):
+        for short_side in (0, 40):
+            assert store(payload, short_side=short_side).source_bytes == len(data)
+    assert store(np.zeros((7, 5, 3), np.uint8)).source_bytes == 105
 
 
 def test_paths_are_read(encode: Any, picture: Callable[..., Image.Image], tmp_path: Path) -> None:

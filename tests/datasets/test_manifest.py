@@ -43,6 +43,9 @@ def test_reads_back(manifest: Manifest) -> None:
 
 def test_labels_and_shards() -> None:
     assert not MANIFEST.has_labels
+    assert (MANIFEST.indexes, MANIFEST.beton) == ([], None)
+    more = replace(MANIFEST, files={**MANIFEST.files, "shard-00000.idx": ENTRY, "pictures.beton": ENTRY})
+    assert (more.shards, more.indexes, more.beton) == (["shard-00000.tar"], ["shard-00000.idx"], "pictures.beton")
     assert MANIFEST.shards == ["shard-00000.tar"]
     assert MANIFEST.num_bytes == 30
 

@@ -46,6 +46,8 @@ def test_reading(packed: Path) -> None:
         assert dataset.read(index).startswith(b"\x89PNG")
     assert dataset.sizes().tolist() == [[8, 8]] * 1797
     assert dataset.sizes().dtype == np.int64
+    assert dataset.lengths().tolist() == [len(dataset.read(index)) for index in range(1797)]
+    assert dataset.is_png().all()
     assert dataset.sources()[7] == "digits/00007"
     labels = dataset.labels()
     assert labels is not None
@@ -110,7 +112,7 @@ def test_two_threads_that_open_the_same_shard(packed: Path, monkeypatch: pytest.
     assert len(os.listdir("/proc/self/fd")) == before + 1
 
 
-NAMES = ["images.csv", "labels.csv", "rejected.csv", "shard-00000.tar", "shard-00006.tar"]
+NAMES = ["images.csv", "labels.csv", "rejected.csv", "shard-00000.idx", "shard-00000.tar", "shard-00006.tar"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,7 +136,9 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["images.csv", "rejected.csv", "shard-00000.tar", "shard-00006.tar"])
+@pytest.mark.parametrize(
+    "name", ["images.csv", "rejected.csv", "shard-00000.idx", "shard-00000.tar", "shard-00006.tar"]
+)
 def test_a_changed_byte_is_found(copy: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(copy / name, 600 if name.endswith("tar") else 5)
     for verify in ("auto", True):

@@ -1,0 +1,46 @@
+"""How the functions of this package are compiled.
+
+The first use compiles for some seconds; the result is kept on disk. numba looks for a change in the file of a function,
+but not in those of the functions it calls, so here the stamp of the whole package decides whether it is still good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+from tcc_fast import augment
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compiled on first use; runs without Python's lock; arithmetic as written."""
+    return _compile(function, fastmath=False)
+
+
+def vectorised(function: Function) -> Function:
+    """Like `compiled`, but sums may be reordered, so that loops become vector instructions."""
+    return _compile(function, fastmath={"nsz", "arcp", "contract", "reassoc", "nnan", "ninf"})
+
+
+def _compile(function: Function, fastmath: Any) -> Function:
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    try:
+        dispatcher = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to keep it: a read-only installation without a home folder
+        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+    dispatcher._cache._cache_file._source_stamp = source_stamp()
+    return dispatcher  # type: ignore[no-any-return]
+
+
+@cache
+def source_stamp() -> str:
+    """sha256 of the sources that compiled functions are made of."""
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(augment.__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

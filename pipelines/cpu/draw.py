@@ -1,0 +1,150 @@
+"""`tcc_fast.augment.draw`, compiled: the same key gives the same parameters.
+
+A view's parameters are a row of `NUM_PARAMETERS` float64; the names below are its columns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tcc_fast.augment import BLUR_SIGMA, CROP_ATTEMPTS, ViewParameters
+from tcc_fast.config import AugmentConfig
+from tcc_fast.pipelines.cpu.compile import compiled
+
+ANGLE, SHEAR, ZOOM, TOP, LEFT, HEIGHT, WIDTH, FLIP, JITTER = range(9)
+FACTORS = 9  # four of them: brightness, contrast, saturation, hue
+ORDER = 13  # the four in the order they are applied
+GREY, BLUR, SIGMA = 17, 18, 19
+NUM_PARAMETERS = 20
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_NUM_ORDER = 9  # first of the four slots whose ranks are the order of the jitter
+_FIRST_AREA, _FIRST_ASPECT, _FIRST_PLACE = 16, 16 + CROP_ATTEMPTS, 16 + 2 * CROP_ATTEMPTS
+
+Row = NDArray[np.float64]
+
+
+def recipe_row(recipe: AugmentConfig) -> Row:
+    """The numbers of the recipe that `draw_view` reads."""
+    return np.array(
+        [
+            recipe.rotation,
+            recipe.shear,
+            *recipe.zoom,
+            recipe.brightness,
+            recipe.contrast,
+            recipe.saturation,
+            recipe.hue,
+            *recipe.crop_area,
+            math.log(recipe.crop_aspect[0]),
+            math.log(recipe.crop_aspect[1]),
+            recipe.flip,
+            recipe.jitter,
+            recipe.grey,
+            recipe.blur,
+        ],
+        dtype=np.float64,
+    )
+
+
+def pack(parameters: ViewParameters) -> Row:
+    """Parameters of B views, drawn by `tcc_fast.augment.draw`, as (B, NUM_PARAMETERS)."""
+    p = parameters
+    single = [p.angle, p.shear, p.zoom, *p.box.unbind(1), p.flip, p.jitter]
+    last = [*p.factors.unbind(1), *p.order.unbind(1), p.grey, p.blur, p.sigma]
+    return torch.stack([column.to(torch.float64) for column in single + last], dim=1).numpy()
+
+
+def unpack(rows: Row) -> ViewParameters:
+    """The opposite of `pack`."""
+    columns = torch.from_numpy(rows)
+    single = columns[:, [ANGLE, SHEAR, ZOOM, SIGMA]].float().unbind(1)
+    switches = (columns[:, [FLIP, JITTER, GREY, BLUR]] != 0).unbind(1)
+    return ViewParameters(
+        angle=single[0],
+        shear=single[1],
+        zoom=single[2],
+        box=columns[:, TOP : WIDTH + 1].float(),
+        flip=switches[0],
+        jitter=switches[1],
+        factors=columns[:, FACTORS : FACTORS + 4].float(),
+        order=columns[:, ORDER : ORDER + 4].long(),
+        grey=switches[2],
+        blur=switches[3],
+        sigma=single[3],
+    )
+
+
+@compiled
+def _mix(x: Any) -> Any:
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def key_of(base: Any, index: Any) -> Any:
+    """`tcc_fast.draws.keys` of one index, as uint64."""
+    return _mix(np.uint64(base) + np.uint64(index + 1) * _GOLDEN)
+
+
+@compiled
+def _uniform(key: Any, slot: int) -> Any:
+    return np.float64(_mix(key + np.uint64(slot + 1) * _GOLDEN) >> np.uint64(40)) * 2.0**-24
+
+
+@compiled
+def _between(key: Any, slot: int, low: float, high: float) -> Any:
+    # In single precision, as the tensors of `draw` are.
+    return np.float32(low) + np.float32(high - low) * np.float32(_uniform(key, slot))
+
+
+@compiled
+def draw_view(key: Any, height: float, width: float, recipe: Row, out: Row) -> None:
+    """Fill `out`, (NUM_PARAMETERS,), for a picture of `height` × `width` pixels. `recipe` is a `recipe_row`."""
+    out[ANGLE] = _between(key, 0, -recipe[0], recipe[0])
+    out[SHEAR] = _between(key, 1, -recipe[1], recipe[1])
+    out[ZOOM] = _between(key, 2, recipe[2], recipe[3])
+    out[FLIP] = _uniform(key, 3) < recipe[12]
+    for part in range(3):
+        out[FACTORS + part] = _between(key, 4 + part, 1 - recipe[4 + part], 1 + recipe[4 + part])
+    out[FACTORS + 3] = _between(key, 7, -recipe[7], recipe[7])
+    out[JITTER] = _uniform(key, 8) < recipe[13]
+    for part in range(4):
+        u = _uniform(key, _NUM_ORDER + part)
+        rank = 0
+        for other in range(4):
+            v = _uniform(key, _NUM_ORDER + other)
+            rank += v < u or (v == u and other < part)
+        out[ORDER + rank] = part
+    out[GREY] = _uniform(key, 13) < recipe[14]
+    out[BLUR] = _uniform(key, 14) < recipe[15]
+    out[SIGMA] = _between(key, 15, BLUR_SIGMA[0], BLUR_SIGMA[1])
+    _draw_box(key, height, width, recipe, out)
+
+
+@compiled
+def _draw_box(key: Any, height: float, width: float, recipe: Row, out: Row) -> None:
+    low_area, high_area, low_aspect, high_aspect = recipe[8], recipe[9], recipe[10], recipe[11]
+    for attempt in range(CROP_ATTEMPTS):
+        target = height * width * (low_area + (high_area - low_area) * _uniform(key, _FIRST_AREA + attempt))
+        u = _uniform(key, _FIRST_ASPECT + attempt)
+        aspect = math.exp(low_aspect + (high_aspect - low_aspect) * u)
+        w, h = np.rint(math.sqrt(target * aspect)), np.rint(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            out[TOP] = math.floor(_uniform(key, _FIRST_PLACE) * (height - h + 1))
+            out[LEFT] = math.floor(_uniform(key, _FIRST_PLACE + 1) * (width - w + 1))
+            out[HEIGHT], out[WIDTH] = h, w
+            return
+    lowest, highest = math.exp(low_aspect), math.exp(high_aspect)
+    w = np.rint(height * highest) if width / height > highest else width
+    h = np.rint(width / lowest) if width / height < lowest else height
+    out[TOP], out[LEFT] = math.floor((height - h) / 2), math.floor((width - w) / 2)
+    out[HEIGHT], out[WIDTH] = h, w

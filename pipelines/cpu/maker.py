@@ -1,0 +1,67 @@
+"""`ViewMaker` on a CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tcc_fast.augment import ViewParameters
+from tcc_fast.config import AugmentConfig
+from tcc_fast.pipelines.cpu.draw import pack
+from tcc_fast.pipelines.cpu.threads import Threads
+from tcc_fast.pipelines.cpu.views import finished_views, make_plan, stored_views
+
+
+class CpuViews:
+    """Threads that share a batch; see `tcc_fast.pipelines.view_maker` for what the methods take and give.
+
+    Args:
+        recipe: the augmentation.
+        image_size: S.
+        mean: (3,) of the data set.
+        std: (3,).
+        dtype: of the views.
+        threads: how many; None: one a core.
+    """
+
+    def __init__(
+        self,
+        recipe: AugmentConfig,
+        image_size: int,
+        mean: Tensor,
+        std: Tensor,
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+    ) -> None:
+        self.plan = make_plan(recipe, image_size, mean, std)
+        self.image_size, self.dtype = image_size, dtype
+        self.threads = Threads(threads)
+
+    def stored(self, pictures: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        source, order = pictures.flatten(2).numpy(), index.numpy()
+        own, base = sizes.numpy(), np.array(bases, dtype=np.int64)
+        views = self.empty(len(index)), self.empty(len(index))
+        flat = [view.flatten(1).numpy() for view in views]
+        self.threads.share(
+            lambda start, stop: stored_views(source, own, order, base, self.plan, start, stop, *flat), len(index)
+        )
+        return self.channels_last(views[0]), self.channels_last(views[1])
+
+    def finished(self, crops: Tensor, parameters: ViewParameters) -> Tensor:
+        source, rows = crops.flatten(1).numpy(), pack(parameters)
+        view = self.empty(len(crops))
+        flat = view.flatten(1).numpy()
+        self.threads.share(lambda start, stop: finished_views(source, rows, self.plan, start, stop, flat), len(crops))
+        return self.channels_last(view)
+
+    def empty(self, count: int) -> Tensor:
+        """Room for views: (count, S, S, 3) float32."""
+        return torch.empty(count, self.image_size, self.image_size, 3)
+
+    def channels_last(self, views: Tensor) -> Tensor:
+        """(B, S, S, 3) float32 as (B, 3, S, S), channels-last, in the dtype of the views."""
+        return views.permute(0, 3, 1, 2).to(self.dtype)
+
+    def close(self) -> None:
+        self.threads.close()

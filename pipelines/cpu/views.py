@@ -1,0 +1,210 @@
+"""One picture to one view, and a chunk of a batch to its views: what a thread does."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from tcc_fast.augment import blur_kernel_size
+from tcc_fast.config import AugmentConfig
+from tcc_fast.pipelines.cpu.colour import before_contrast, blur, from_contrast, join, part, to_levels
+from tcc_fast.pipelines.cpu.compile import compiled
+from tcc_fast.pipelines.cpu.draw import BLUR, FLIP, NUM_PARAMETERS, SIGMA, draw_view, key_of, recipe_row
+from tcc_fast.pipelines.cpu.mix import LANES
+from tcc_fast.pipelines.cpu.place import affine_region, crop_rows, lay_columns, max_taps, resize_taps, stored_box
+
+_BLOCK = 256
+"""Pixels, about, that go through all their operations at a time: small enough for the nearest cache."""
+
+
+class Plan(NamedTuple):
+    """What is the same for every view of a run."""
+
+    recipe: Any
+    """`recipe_row`."""
+    active: Any
+    """(4,) bool: the parts of the jitter that change anything."""
+    affine: bool
+    blur_size: int
+    """0: there is no blur in the recipe."""
+    size: int
+    """S."""
+    gain: Any
+    """(3,) float32: a channel is normalised as x · gain + offset."""
+    offset: Any
+
+
+def make_plan(recipe: AugmentConfig, size: int, mean: Tensor, std: Tensor) -> Plan:
+    """The plan for a recipe, views of S × S, and the data set's moments, (3,) each."""
+    strengths = (recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
+    gain, offset = (1 / std).float().cpu().numpy(), (-mean / std).float().cpu().numpy()
+    kernel = blur_kernel_size(size) if recipe.blur else 0
+    return Plan(recipe_row(recipe), np.array(strengths) > 0, recipe.has_affine, kernel, size, gain, offset)
+
+
+@compiled
+def make_scratch(plan: Any, height: int, width: int) -> Any:
+    """Working memory of a thread for pictures of at most height × width pixels."""
+    size = plan.size
+    padded = -(-size // LANES) * LANES
+    taps_y = (np.empty(size, np.int64), np.empty(size, np.int64), np.empty((size, max_taps(height, size)), np.float32))
+    taps_x = (np.empty(size, np.int64), np.empty(size, np.int64), np.empty((size, max_taps(width, size)), np.float32))
+    columns = (np.empty(padded, np.int64), np.empty((max_taps(width, size), padded), np.float32))
+    row = np.zeros(3 * width + 2 * LANES, np.float32)
+    planes = np.empty((3, size * size + LANES), np.float32)
+    warped = np.empty((height, 3 * width) if plan.affine else (1, 1), np.float32)
+    blurred = np.empty((2, size * size if plan.blur_size else 1), np.float32)
+    return taps_y, taps_x, columns, row, planes, warped, blurred
+
+
+@compiled
+def _place(source: Any, height: float, width: float, parameters: Any, plan: Any, scratch: Any, colours: bool) -> Any:
+    """Fill the planes with the crop; with `colours`, do what comes before the contrast and return the sum of grey."""
+    taps_y, taps_x, (at, columns), row, planes, warped, _ = scratch
+    size = plan.size
+    stored_h, stored_w = source.shape[0], source.shape[1] // 3
+    box = stored_box(parameters, height, width, stored_h, stored_w)
+    resize_taps(box[0], box[2], size, 1 / 255, *taps_y)
+    resize_taps(box[1], box[3], size, 1.0, *taps_x)
+    taps = lay_columns(taps_x, parameters[FLIP] != 0, at, columns)
+    x = taps_x[0][0]
+    n = taps_x[0][size - 1] + taps_x[1][size - 1] - x
+    if plan.affine:
+        affine_region(source, parameters, width / height, box, warped)
+    rows = max(1, _BLOCK // size)
+    grey = 0.0
+    for start in range(0, size, rows):
+        stop = min(start + rows, size)
+        if plan.affine:
+            crop_rows(warped, taps_y, at, columns, taps, start, stop, x, n, row, planes, size)
+        else:
+            crop_rows(source, taps_y, at, columns, taps, start, stop, x, n, row, planes, size)
+        if colours:
+            grey += before_contrast(planes, start * size, stop * size, parameters, plan.active)
+    return grey
+
+
+@compiled
+def _finish(parameters: Any, plan: Any, scratch: Any, grey: float, out: Any) -> None:
+    """The contrast and all that follows, from the planes to `out`, (S · S · 3,) float32."""
+    planes, blurred = scratch[4], scratch[6]
+    pixels = plan.size * plan.size
+    blurs = plan.blur_size > 0 and parameters[BLUR] != 0
+    for start in range(0, pixels, _BLOCK):
+        stop = min(start + _BLOCK, pixels)
+        from_contrast(planes, start, stop, parameters, plan.active, grey / pixels)
+        if not blurs:
+            join(planes, start, stop, plan.gain, plan.offset, out)
+    if blurs:
+        blur(planes, plan.size, plan.blur_size, parameters[SIGMA], blurred[0], blurred[1])
+        join(planes, 0, pixels, plan.gain, plan.offset, out)
+
+
+@compiled
+def make_view(source: Any, height: float, width: float, parameters: Any, plan: Any, scratch: Any, out: Any) -> None:
+    """One view of one picture.
+
+    Args:
+        source: (H, 3 W) uint8, as the picture is stored.
+        height: of the picture's own geometry, in which its crop was drawn.
+        width: likewise.
+        parameters: (NUM_PARAMETERS,) of the view.
+        plan: `make_plan`.
+        scratch: `make_scratch` for pictures at least this large.
+        out: (S · S · 3,) float32.
+    """
+    grey = _place(source, height, width, parameters, plan, scratch, True)
+    _finish(parameters, plan, scratch, grey, out)
+
+
+@compiled
+def stored_views(
+    pictures: Any, sizes: Any, index: Any, bases: Any, plan: Any, start: int, stop: int, out_1: Any, out_2: Any
+) -> None:
+    """Both views of pictures index[start:stop] out of those in memory.
+
+    Args:
+        pictures: (N, H, 3 W) uint8.
+        sizes: (N, 2) int64, own height and width.
+        index: (B,) int64.
+        bases: (2,) int64, `scalar_key` of each view without the image.
+        plan: `make_plan`.
+        start: first of the pictures of the batch to do.
+        stop: the one after the last.
+        out_1: (B, S · S · 3) float32.
+        out_2: likewise.
+    """
+    scratch = make_scratch(plan, pictures.shape[1], pictures.shape[2] // 3)
+    parameters = np.empty(NUM_PARAMETERS)
+    for i in range(start, stop):
+        image = index[i]
+        height, width = np.float64(sizes[image, 0]), np.float64(sizes[image, 1])
+        draw_view(key_of(bases[0], image), height, width, plan.recipe, parameters)
+        make_view(pictures[image], height, width, parameters, plan, scratch, out_1[i])
+        draw_view(key_of(bases[1], image), height, width, plan.recipe, parameters)
+        make_view(pictures[image], height, width, parameters, plan, scratch, out_2[i])
+
+
+@compiled
+def finished_views(crops: Any, parameters: Any, plan: Any, start: int, stop: int, out: Any) -> None:
+    """Views of crops that were made elsewhere: (B, S · S · 3) uint8, (B, NUM_PARAMETERS), to (B, S · S · 3) float32."""
+    scratch = make_scratch(plan, 1, 1)
+    planes, pixels = scratch[4], plan.size * plan.size
+    for i in range(start, stop):
+        grey = 0.0
+        for first in range(0, pixels, _BLOCK):
+            last = min(first + _BLOCK, pixels)
+            part(crops[i], first, last, planes)
+            grey += before_contrast(planes, first, last, parameters[i], plan.active)
+        _finish(parameters[i], plan, scratch, grey, out[i])
+
+
+@compiled
+def decoded_views(
+    pixels: Any,
+    offsets: Any,
+    shapes: Any,
+    index: Any,
+    bases: Any,
+    plan: Any,
+    start: int,
+    stop: int,
+    parameters: Any,
+    views: Any,
+    crops: Any,
+) -> None:
+    """Both views of pictures start .. stop, which have just been decoded, each at its own size.
+
+    One of `views` and `crops` has no pictures; the other is filled.
+
+    Args:
+        pixels: (bytes,) uint8, in which picture i lies at offsets[i - start].
+        offsets: (stop - start,) int64.
+        shapes: (B, 2) int64, height and width in pixels.
+        index: (B,) int64.
+        bases: (2,) int64, `scalar_key` of each view without the image.
+        plan: `make_plan`.
+        start: first of the pictures of the batch to do.
+        stop: the one after the last.
+        parameters: (2, B, NUM_PARAMETERS), filled.
+        views: (2, B, S · S · 3) float32.
+        crops: (2, B, S · S · 3) uint8, views whose colours are left for later.
+    """
+    highest, widest = 1, 1
+    for i in range(start, stop):
+        highest, widest = max(highest, shapes[i, 0]), max(widest, shapes[i, 1])
+    scratch = make_scratch(plan, highest, widest)
+    for i in range(start, stop):
+        h, w = shapes[i, 0], shapes[i, 1]
+        height, width = float(h), float(w)
+        source = pixels[offsets[i - start] : offsets[i - start] + 3 * h * w].reshape(h, 3 * w)
+        for view in range(2):
+            drawn = parameters[view, i]
+            draw_view(key_of(bases[view], index[i]), height, width, plan.recipe, drawn)
+            if crops.shape[1] > 0:
+                _place(source, height, width, drawn, plan, scratch, False)
+                to_levels(scratch[4], crops[view, i])
+            else:
+                make_view(source, height, width, drawn, plan, scratch, views[view, i])
