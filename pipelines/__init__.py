@@ -87,7 +87,7 @@ def _open(
         from tcc_fast.pipelines.resident import ResidentPipeline
 
         damage = Damage(dataset)
-        pictures = decode(dataset, range(len(dataset)), common_geometry(dataset, size), device, damage)
+        pictures = _load(dataset, common_geometry(dataset, size), device, damage)
         sizes = torch.from_numpy(dataset.sizes().astype(np.int64))
         mean, std = channel_moments(dataset)
         return ResidentPipeline(pictures, sizes, mean, std, recipe, size, order, dtype, damage.indices, workers)
@@ -103,6 +103,18 @@ def _open(
     from tcc_fast.pipelines.torch_views import TorchPipeline
 
     return TorchPipeline(dataset, recipe, size, order, device, workers, dtype)
+
+
+def _load(dataset: Dataset, geometry: tuple[int, int], device: torch.device, damage: Damage) -> torch.Tensor:
+    """Every picture, (N, H, W, 3) uint8 on the device: decoded there if it is a GPU and DALI is installed."""
+    if device.type == "cuda" and dataset.manifest.indexes and installed("nvidia.dali"):
+        from tcc_fast.pipelines.dali_fill import fill_by_dali
+
+        try:
+            return fill_by_dali(dataset, geometry, device)
+        except RuntimeError:
+            pass  # it does not say which picture it was: the other way does
+    return decode(dataset, range(len(dataset)), geometry, device, damage)
 
 
 def installed(module: str) -> bool:

@@ -1,4 +1,7 @@
-"""The few collectives that training needs; each is the identity in a single process."""
+"""The few collectives that training needs; each is the identity in a single process.
+
+b is this rank's part of a batch of B = W b; every rank's part is equally large.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,49 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of them this is."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather(x: Tensor) -> Tensor:
+    """All ranks' (b, ...) as (B, ...), in rank order. No gradient."""
+    if world_size() == 1:
+        return x
+    result = x.new_empty((world_size() * len(x), *x.shape[1:]))
+    dist.all_gather_into_tensor(result, x.detach().contiguous())
+    return result
+
+
+def own_part(x: Tensor) -> Tensor:
+    """This rank's (b, ...) of (B, ...), as a copy."""
+    size = len(x) // world_size()
+    return x[rank() * size : (rank() + 1) * size].clone()
+
+
+def total_over_ranks_(x: Tensor) -> Tensor:
+    """Sum over all ranks, in place. No gradient."""
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def max_over_ranks_(x: Tensor) -> Tensor:
+    """Largest over all ranks, element by element, in place. No gradient."""
+    if world_size() > 1:
+        dist.all_reduce(x, dist.ReduceOp.MAX)
+    return x
+
+
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
+        return total_over_ranks_(x.clone())
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> Tensor:
         # Every rank's loss depends on every rank's addend.
-        (gradient,) = gradients
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
+        return total_over_ranks_(gradients[0].clone())
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

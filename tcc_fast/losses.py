@@ -1,8 +1,8 @@
 """Equations (5) to (9) as pure functions of tensors.
 
 Shapes: B images, K clusters, d feature dimensions, L = |P|, J = |Q|. All representations are unit vectors.
-``filled`` counts the entries of a queue that were ever written; the others are no negatives. Queue and twin
-tensors are constants: no gradient is taken with respect to them.
+An entry of a queue that was never written is no negative. Queue and twin tensors are constants: no gradient is taken
+with respect to them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import math
 
 import torch
 from torch import Tensor
+
+from tcc_fast.distributed import world_size
+from tcc_fast.sharded import sharded_logsumexp
 
 
 def cluster_contrast(
@@ -42,24 +45,30 @@ def cluster_contrast(
 
 
 def instance_log_likelihood(
-    e: Tensor, e_hat: Tensor, queue: Tensor, temperature: float, filled: Tensor | None = None
+    e: Tensor, e_hat: Tensor, queue: Tensor, temperature: float, valid: Tensor | None = None
 ) -> Tensor:
     """Equation (7): log p(i | x, c), each image's own momentum key against the keys of Q.
+
+    With several ranks, B are this rank's images, ``queue`` is its shard of Q, and the keys of all shards count.
 
     Args:
         e: (B, d) instance representations of the online network.
         e_hat: (B, d) those of the momentum network, on the other view.
         queue: Q, (J, d).
         temperature: τ.
-        filled: () int64, how many entries of Q were written; None: all.
+        valid: (J,) bool, which entries of Q are keys; None: all.
 
     Returns:
         (B,), at most 0.
     """
     positive = (e * e_hat.detach()).sum(dim=1) / temperature  # (B,)
+    if world_size() > 1:
+        everything = torch.ones(len(queue), dtype=torch.bool, device=e.device)
+        negative = sharded_logsumexp(e, queue, everything if valid is None else valid, temperature)
+        return positive - torch.logaddexp(positive, negative)
     logits = e @ queue.T / temperature  # (B, J)
-    if filled is not None:
-        logits = logits.masked_fill(torch.arange(len(queue), device=e.device) >= filled, -math.inf)
+    if valid is not None:
+        logits = logits.masked_fill(~valid, -math.inf)
     return positive - torch.logsumexp(torch.cat([positive.unsqueeze(1), logits], dim=1), dim=1)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tcc_fast.assign import cluster_representation, cluster_sums
 from tcc_fast.batch import Batch
 from tcc_fast.config import Config
-from tcc_fast.distributed import sum_over_ranks
+from tcc_fast.distributed import rank, sum_over_ranks, world_size
 from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys, scalar_key
 from tcc_fast.losses import (
     assignment_entropy,
@@ -26,7 +26,7 @@ from tcc_fast.losses import (
     total_loss,
 )
 from tcc_fast.model import TCC, Outputs, momentum_at, update_twin
-from tcc_fast.queues import MomentumQueue
+from tcc_fast.queues import MomentumQueue, ShardedQueue
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class Queues:
     """P and Q."""
 
     cluster: MomentumQueue
-    instance: MomentumQueue
+    instance: ShardedQueue
 
 
 def build_queues(config: Config, num_clusters: int, dtype: torch.dtype = torch.float32) -> Queues:
-    """Empty queues of the configured lengths: P (L, d), Q (J, d)."""
-    dim = config.model.feature_dim
+    """Empty queues of the configured lengths: P (L, d), the same at every rank, and this rank's shard of Q (J, d)."""
+    dim, ranks = config.model.feature_dim, world_size()
+    share = config.train.batch_size // ranks
     return Queues(
         cluster=MomentumQueue(config.queue.cluster_multiple * num_clusters, dim, dtype),
-        instance=MomentumQueue(config.queue.instance_length, dim, dtype),
+        instance=ShardedQueue(config.queue.instance_length, dim, dtype, rank(), ranks, share),
     )
 
 
@@ -140,7 +141,7 @@ class TrainingStep:
             momentum.instance,
             self.queues.instance.keys,
             loss.temperature,
-            self.queues.instance.filled,
+            self.queues.instance.valid,
         )
         kl = kl_to_uniform(online.log_pi)
         pi = online.log_pi.exp()

@@ -39,6 +39,11 @@ def count(n: int) -> Tensor:
     return torch.tensor(n, dtype=torch.int64)
 
 
+def first(n: int, length: int) -> Tensor:
+    """A mask of the first n entries."""
+    return torch.arange(length) < n
+
+
 # (K, L / K, written entries of P, τ). None: no count is passed, so all of P counts.
 CLUSTER_CASES = [
     (2, 1, None, 1.0),
@@ -130,7 +135,7 @@ def test_empty_queues_give_no_loss():
     rng = np.random.default_rng(2)
     r, r_hat, queue = (tensor(unit_rows(rng, n, 5)) for n in (4, 4, 12))
     assert cluster_contrast(r, r_hat, queue, 0.2, count(0)).item() == 0.0
-    assert torch.equal(instance_log_likelihood(r, r_hat, queue, 0.2, count(0)), torch.zeros(4, dtype=torch.float64))
+    assert torch.equal(instance_log_likelihood(r, r_hat, queue, 0.2, first(0, 12)), torch.zeros(4, dtype=torch.float64))
 
 
 def test_low_temperatures_do_not_overflow():
@@ -154,10 +159,19 @@ def test_instance_log_likelihood_is_equation_7(batch, length, filled, temperatur
     e, e_hat, queue = (unit_rows(rng, n, 6) for n in (batch, batch, length))
     slow = equations.instance_log_likelihood(e, e_hat, queue, temperature, None if filled is None else range(filled))
     fast = instance_log_likelihood(
-        tensor(e), tensor(e_hat), tensor(queue), temperature, None if filled is None else count(filled)
+        tensor(e), tensor(e_hat), tensor(queue), temperature, None if filled is None else first(filled, length)
     )
     np.testing.assert_allclose(fast.numpy(), slow, rtol=TIGHT)
     assert fast.max().item() <= 0
+
+
+def test_entries_of_q_count_wherever_they_lie():
+    rng = np.random.default_rng(5)
+    e, e_hat, queue = (unit_rows(rng, n, 4) for n in (3, 3, 7))
+    mask = torch.tensor([True, False, True, True, False, False, True])
+    slow = equations.instance_log_likelihood(e, e_hat, queue, 0.3, [0, 2, 3, 6])
+    fast = instance_log_likelihood(tensor(e), tensor(e_hat), tensor(queue), 0.3, mask)
+    np.testing.assert_allclose(fast.numpy(), slow, rtol=TIGHT)
 
 
 @pytest.mark.parametrize("filled", [None, 3, 0])
@@ -167,7 +181,7 @@ def test_gradient_of_instance_log_likelihood(filled):
     written = None if filled is None else range(filled)
     online = tensor(e, requires_grad=True)
     instance_log_likelihood(
-        online, tensor(e_hat), tensor(queue), 0.3, None if filled is None else count(filled)
+        online, tensor(e_hat), tensor(queue), 0.3, None if filled is None else first(filled, 7)
     ).sum().backward()
     numerical = equations.central_difference(
         lambda x: equations.instance_log_likelihood(x, e_hat, queue, 0.3, written).sum(), e

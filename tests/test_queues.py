@@ -1,4 +1,4 @@
-"""MomentumQueue against a plain Python ring: exact wrap for any batch size, fill, and saving."""
+"""The queues against a plain Python ring: exact wrap for any batch size, fill, saving, shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tcc_fast.queues import MomentumQueue
+from tcc_fast.queues import MomentumQueue, ShardedQueue
 
 DIM = 3
 
@@ -129,3 +129,66 @@ def test_keys_take_the_type_of_the_queue(dtype):
     queue.enqueue_no_sync(numbered(1, 2).double())
     assert queue.keys.dtype == dtype
     assert torch.equal(queue.keys[:2], numbered(1, 2).to(dtype))
+
+
+def shards(length: int, ranks: int, batch: int) -> list[ShardedQueue]:
+    return [ShardedQueue(length, DIM, torch.float32, rank, ranks, batch // ranks) for rank in range(ranks)]
+
+
+def held(queues: list[ShardedQueue]) -> list[list[float]]:
+    """The valid keys of all shards, oldest first."""
+    numbers = torch.cat([queue.numbers[queue.valid] for queue in queues])
+    return torch.cat([queue.keys[queue.valid] for queue in queues])[numbers.argsort()].tolist()
+
+
+def enqueue(queues: list[ShardedQueue], keys: Tensor) -> None:
+    for queue, part in zip(queues, keys.chunk(len(queues)), strict=True):
+        queue.enqueue_no_sync(part)
+
+
+@pytest.mark.parametrize("length", [1, 5, 11, 12, 13, 24, 30])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_shards_together_hold_what_one_queue_holds(length, ranks):
+    queues, ring = shards(length, ranks, 12), PlainRing(length)
+    for step in range(9):
+        keys = numbered(1 + 12 * step, 12)
+        enqueue(queues, keys)
+        ring.enqueue(keys)
+        assert held(queues) == list(ring.newest)
+
+
+@pytest.mark.parametrize(("length", "batch"), [(64, 8), (60, 8), (8, 8)])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_shard_is_no_larger_than_its_part_rounded_up_to_batches(length, batch, ranks):
+    part = batch // ranks
+    for queue in shards(length, ranks, batch):
+        assert len(queue.keys) == -(-length // batch) * part  # J / W when B divides J
+        assert len(queue.keys) < length / ranks + part
+
+
+def test_a_single_shard_is_a_momentum_queue():
+    sharded, plain, next_key = ShardedQueue(7, DIM), MomentumQueue(7, DIM), 1
+    for count in (3, 0, 5, 1, 20, 7):
+        for queue in (sharded, plain):
+            queue.enqueue_no_sync(numbered(next_key, count))
+        next_key += count
+        assert torch.equal(sharded.keys, plain.keys)
+        assert sharded.valid.sum() == plain.filled
+
+
+@pytest.mark.parametrize("length", [5, 12, 30])
+def test_another_number_of_ranks_takes_over_the_same_keys_and_goes_on(length):
+    queues, ring = shards(length, 2, 12), PlainRing(length)
+    step = 0
+    for ranks in (1, 4, 2, 3):
+        for _ in range(3):
+            keys = numbered(1 + 12 * step, 12)
+            enqueue(queues, keys)
+            ring.enqueue(keys)
+            step += 1
+        numbers, keys = torch.cat([q.numbers for q in queues]), torch.cat([q.keys for q in queues])
+        written, exist = queues[0].written, numbers >= 0
+        queues = shards(length, ranks, 12)
+        for queue in queues:
+            queue.restore(numbers[exist], keys[exist], written)
+        assert held(queues) == list(ring.newest)

@@ -301,7 +301,11 @@ def plain_contrast(training_step: TrainingStep, data: Batch) -> float:
         f_hat = training_step.twin.features(data.view_2).numpy()
     queue = training_step.queues.instance
     log_p = equations.instance_log_likelihood(
-        f, f_hat, queue.keys.numpy(), training_step.config.loss.temperature, range(queue.filled.item())
+        f,
+        f_hat,
+        queue.keys.numpy(),
+        training_step.config.loss.temperature,
+        np.flatnonzero(queue.valid.numpy()).tolist(),
     )
     return -log_p.mean()
 
