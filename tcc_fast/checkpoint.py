@@ -4,9 +4,11 @@ A run's folder holds ``checkpoints/step-XXXXXXXXX/`` with
 
 - ``model.safetensors``: θ, all that inference needs; keys are the plain module names;
 - ``twin.safetensors``: θ̂, batch-norm statistics included;
-- ``queues.safetensors``: P and Q with their positions;
+- ``queues.safetensors``: P, and how many keys Q was ever given;
+- ``queue-RRRRR-of-WWWWW.safetensors``: the shard of Q at each rank, with the keys' numbers;
 - ``optimizer.safetensors``: the optimiser's state, as ``parameter name:entry``;
 - ``rng.safetensors``: torch's generators;
+- ``log.safetensors``: losses not yet reported, when a run was stopped within an epoch;
 - ``state.json``: step, pipeline state, config, data set, and the sha256 of every other file.
 """
 
@@ -16,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tcc_fast.config import Config, config_from_tree
+from tcc_fast.distributed import gather_objects, rank
 from tcc_fast.model import TCC
 from tcc_fast.step import Queues
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE_FILE = "state.json"
+BEST = "best"
+WRITTEN = "instance.written"
 
 
 @dataclass(frozen=True)
@@ -45,67 +51,164 @@ class RunState:
     """Complete: ``model.num_clusters`` is set."""
     dataset: dict[str, Any]
     """Name, number of images, fingerprint, mean, std and path of the data set that was trained on."""
+    loss: float | None = None
+    """Mean loss since the checkpoint before."""
 
 
-def save_checkpoint(
-    run: Path, state: RunState, model: TCC, twin: TCC, queues: Queues, optimizer: torch.optim.Optimizer, keep: int
-) -> Path:
+@dataclass(frozen=True)
+class Training:
+    """All tensors that training changes."""
+
+    model: TCC
+    twin: TCC
+    queues: Queues
+    optimizer: torch.optim.Optimizer
+
+
+def save_checkpoint(run: Path, state: RunState, training: Training, keep: int, log: dict[str, Tensor]) -> Path:
     """Write a checkpoint of ``state.step`` into ``run/checkpoints`` and remove all but the newest ``keep``.
 
-    The folder appears under its name only when every file in it is complete and on disk.
+    A matter of all ranks, on one file system: each writes its shard of Q, the main one the rest. The folder appears
+    under its name only when every file in it is complete and on disk. The one with the lowest loss is kept, too, and
+    ``checkpoints/best`` links to it.
+
+    Args:
+        run: the run's folder.
+        state: all that is not a tensor.
+        training: all that is.
+        keep: how many of the newest stay.
+        log: losses not yet reported.
 
     Raises:
-        ValueError: it cannot be written (a full disk, a read-only folder); earlier checkpoints are untouched.
+        ValueError: it cannot be written (a full disk, a read-only folder), on any rank; earlier checkpoints are
+            untouched.
     """
-    try:
-        return _write(run, state, model, twin, queues, optimizer, keep)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{run / 'checkpoints'}: step {state.step} could not be written ({error}); earlier checkpoints are "
-            "untouched. Make room, or make the folder writable, and continue with --resume"
-        ) from error
-
-
-def _write(
-    run: Path, state: RunState, model: TCC, twin: TCC, queues: Queues, optimizer: torch.optim.Optimizer, keep: int
-) -> Path:
     parent = run / "checkpoints"
-    parent.mkdir(parents=True, exist_ok=True)
-    for leftover in parent.glob(".partial-*"):  # of a run that was killed while writing
-        shutil.rmtree(leftover)
     final = parent / f"step-{state.step:09d}"
     partial = parent / f".partial-{final.name}"
+    main = rank() == 0
+    digests: dict[str, str] = {}
+    try:
+        _together(lambda: _make_folder(partial) if main else None)
+        for part in _together(lambda: _write_shard(partial, training.queues)):
+            digests |= part
+        _together(lambda: _write_rest(partial, final, state, training, log, digests) if main else None)
+        _together(lambda: _tidy(run, final, state, keep) if main else None)
+    except _Failed as failure:
+        if main:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise ValueError(
+            f"{parent}: step {state.step} could not be written ({failure}); earlier checkpoints are "
+            "untouched. Make room, or make the folder writable, and continue with --resume"
+        ) from failure
+    return final
+
+
+class _Failed(Exception):
+    """Some rank could not write."""
+
+
+def _together(work: Callable[[], Any]) -> list[Any]:
+    """What ``work`` gives on each rank; if it fails on one, all raise."""
+    result, trouble = None, None
+    try:
+        result = work()
+    except (OSError, SafetensorError) as error:
+        trouble = str(error)
+    answers = gather_objects((result, trouble))
+    failed = [
+        f"rank {number}: {said}" if len(answers) > 1 else said for number, (_, said) in enumerate(answers) if said
+    ]
+    if failed:
+        raise _Failed("; ".join(failed))
+    return [result for result, _ in answers]
+
+
+def _make_folder(partial: Path) -> None:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in partial.parent.glob(".partial-*"):  # of a run that was killed while writing
+        shutil.rmtree(leftover)
     partial.mkdir()
+
+
+def _write_shard(partial: Path, queues: Queues) -> dict[str, str]:
+    queue = queues.instance
+    path = partial / f"queue-{queue.rank:05d}-of-{queue.ranks:05d}.safetensors"
+    return {path.name: _write_tensors(path, {"keys": queue.keys, "numbers": queue.numbers})}
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write, see it on disk, and return the sha256."""
+    save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
+    _sync_to_disk(path)
+    return _sha256(path)
+
+
+def _write_rest(
+    partial: Path,
+    final: Path,
+    state: RunState,
+    training: Training,
+    log: dict[str, Tensor],
+    digests: dict[str, str],
+) -> None:
     tensors = {
-        "model": model.state_dict(),
-        "twin": twin.state_dict(),
-        "queues": _queue_tensors(queues),
-        "optimizer": _optimizer_tensors(model, optimizer),
+        "model": training.model.state_dict(),
+        "twin": training.twin.state_dict(),
+        "queues": _queue_tensors(training.queues),
+        "optimizer": _optimizer_tensors(training.model, training.optimizer),
         "rng": _rng_tensors(),
+        **({"log": log} if log else {}),
     }
-    digests = {}
     for name, entries in tensors.items():
         path = partial / f"{name}.safetensors"
-        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in entries.items()}, path)
-        digests[path.name] = _sha256(path)
+        digests[path.name] = _write_tensors(path, entries)
     content = {
         "format_version": FORMAT_VERSION,
         "step": state.step,
         "pipeline": state.pipeline,
         "dataset": state.dataset,
+        "loss": state.loss,
         "config": state.config.model_dump(mode="json"),
-        "sha256": digests,
+        "sha256": dict(sorted(digests.items())),
     }
     (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    for path in [*partial.iterdir(), partial]:
-        _sync_to_disk(path)
+    _sync_to_disk(partial / STATE_FILE)
+    _sync_to_disk(partial)
     if final.exists():  # the same step again, after a resume
-        shutil.rmtree(final)
+        _remove(final)
     partial.rename(final)
-    _sync_to_disk(parent)
+    _sync_to_disk(final.parent)
+
+
+def _tidy(run: Path, final: Path, state: RunState, keep: int) -> None:
+    """Point ``best`` at the lowest loss, and remove what is neither that nor among the newest."""
+    best = run / "checkpoints" / BEST
+    if state.loss is not None:
+        lowest = _loss_of(best)
+        if lowest is None or state.loss < lowest:
+            fresh = best.with_name(f".{BEST}")
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(final.name)
+            fresh.replace(best)
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
-    return final
+        if old.resolve() != best.resolve():
+            _remove(old)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Out of sight first: a kill in between leaves no half checkpoint."""
+    hidden = checkpoint.with_name(f".partial-{checkpoint.name}-removed")
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _loss_of(checkpoint: Path) -> float | None:
+    try:
+        loss = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there is none, or it is of an earlier version
+    return loss if isinstance(loss, float) else None
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -115,9 +218,12 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 def drop_later_checkpoints(run: Path, step: int) -> None:
     """Remove the checkpoints after ``step``: the run goes on from there, and they are no longer part of it."""
+    best = run / "checkpoints" / BEST
     for path in list_checkpoints(run):
         if int(path.name.removeprefix("step-")) > step:
-            shutil.rmtree(path)
+            if best.resolve() == path.resolve():
+                best.unlink()
+            _remove(path)
 
 
 def find_checkpoint(where: str | Path) -> Path:
@@ -162,6 +268,7 @@ def read_state(checkpoint: Path) -> RunState:
             pipeline=content["pipeline"],
             dataset=content["dataset"],
             config=config_from_tree(content["config"]),
+            loss=content["loss"],
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None
@@ -174,17 +281,29 @@ def load_model(checkpoint: Path, config: Config) -> TCC:
     return model.eval()
 
 
-def load_training(checkpoint: Path, model: TCC, twin: TCC, queues: Queues, optimizer: torch.optim.Optimizer) -> None:
-    """Put everything that training changes back to where the checkpoint was taken, in place."""
-    _load_module(model, checkpoint / "model.safetensors")
-    _load_module(twin, checkpoint / "twin.safetensors")
+def load_training(checkpoint: Path, training: Training) -> dict[str, Tensor]:
+    """Put everything that training changes back to where the checkpoint was taken, in place.
+
+    The number of ranks may be another one than then.
+
+    Returns:
+        The losses that were not yet reported.
+    """
+    _load_module(training.model, checkpoint / "model.safetensors")
+    _load_module(training.twin, checkpoint / "twin.safetensors")
     saved = _load(checkpoint / "queues.safetensors")
-    for key, tensor in _queue_tensors(queues).items():
+    for key, tensor in _queue_tensors(training.queues).items():
         if saved[key].shape != tensor.shape:
             raise ValueError(f"{checkpoint}: queue {key} is {tuple(saved[key].shape)}, not {tuple(tensor.shape)}")
         tensor.copy_(saved[key])
-    _load_optimizer(_load(checkpoint / "optimizer.safetensors"), model, optimizer)
+    shards = [_load(path) for path in sorted(checkpoint.glob("queue-*-of-*.safetensors"))]
+    numbers, keys = (torch.cat([shard[name] for shard in shards]) for name in ("numbers", "keys"))
+    written = numbers >= 0
+    training.queues.instance.restore(numbers[written], keys[written], saved[WRITTEN])
+    _load_optimizer(_load(checkpoint / "optimizer.safetensors"), training.model, training.optimizer)
     _set_rng(_load(checkpoint / "rng.safetensors"))
+    log = checkpoint / "log.safetensors"
+    return _load(log) if log.exists() else {}
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -202,8 +321,9 @@ def _load_module(module: nn.Module, path: Path) -> None:
 
 
 def _queue_tensors(queues: Queues) -> dict[str, Tensor]:
-    parts = {"cluster": queues.cluster, "instance": queues.instance}
-    return {f"{name}.{key}": tensor for name, queue in parts.items() for key, tensor in queue.state_dict().items()}
+    """What is the same at every rank."""
+    cluster = {f"cluster.{key}": tensor for key, tensor in queues.cluster.state_dict().items()}
+    return {**cluster, WRITTEN: queues.instance.written}
 
 
 def _optimizer_tensors(model: TCC, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

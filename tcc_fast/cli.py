@@ -1,4 +1,4 @@
-"""The command line: ``tcc-fast convert``, ``train``, ``eval``."""
+"""The command line: ``tcc-fast convert``, ``train``, ``eval``, ``bench``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+bench_app = typer.Typer(help="Measure how fast things are on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 DatasetName = typer.Argument(metavar="NAME", help=f"Where the pictures come from: {', '.join(READERS)}.")
 
 
@@ -133,9 +135,7 @@ def evaluate_command(
 
     if confusion is not None and len(ckpt) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
-    for file in (json_file, confusion):  # said now, not after minutes of work
-        if file is not None and not file.absolute().parent.is_dir():
-            raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")
+    _check_folders(json_file, confusion)
     chosen = (("kmeans_features", kmeans_features), ("kmeans_pixels", kmeans_pixels))
     baselines = tuple(name for name, wanted in chosen if wanted)
     console = Console(highlight=False)
@@ -150,3 +150,58 @@ def evaluate_command(
     if json_file is not None:
         content = results[0].to_json() if len(results) == 1 else summarise(results)
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@bench_app.command("pipelines")
+def bench_pipelines(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as data.workers=8.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="A built-in config or a YAML file; default: the one named as the data set.")
+    ] = None,
+    passes: Annotated[int, typer.Option(help="Rounds; in each, every pipeline has one turn.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Length of a turn, at least.")] = 3.0,
+    only: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Only these pipelines; default: all that are installed.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every turn to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw a bar chart: an SVG file.")] = None,
+) -> None:
+    """Compare the pipelines on your pictures: resident, ffcv, dali, torch, and decoding alone."""
+    from tcc_fast.bench import PIPELINES, Task, check_options, compare, openers
+    from tcc_fast.bench.plot import comparison_svg
+    from tcc_fast.bench.show import end_saying, say_on_stderr, show_comparison
+
+    check_options(passes, seconds)
+    _check_folders(json_file, plot)
+    if plot is not None and plot.suffix != ".svg":
+        raise ValueError(f"--plot {plot}: it draws SVG, so the name must end in .svg")
+    names = PIPELINES if only is None else tuple(name.strip() for name in only.split(","))
+
+    import torch
+    from accelerate import PartialState
+
+    from tcc_fast.datasets import open_dataset
+    from tcc_fast.run_folder import plan_run
+    from tcc_fast.session import resolve_precision
+
+    plan = plan_run(config, data, None, None, overrides or [])
+    device = PartialState().device
+    bf16 = resolve_precision(plan.config.train.precision, device) == "bf16"
+    task = Task(open_dataset(plan.data), plan.config, device, torch.bfloat16 if bf16 else torch.float32)
+    result = compare(task, openers(task, names), passes, seconds, say_on_stderr)
+    end_saying()
+    show_comparison(result, Console(highlight=False))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if plot is not None:
+        plot.write_text(comparison_svg(result), encoding="utf-8")
+
+
+def _check_folders(*files: Path | None) -> None:
+    """Said now, not after minutes of work."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")

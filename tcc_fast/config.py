@@ -117,6 +117,9 @@ class ModelConfig(Section):
     """e = f + NN(c) as in (7); false: e = f."""
     feature_batch_norm: bool = False
     """Addition: batch norm without scale and shift on f, before its L2 norm. Without it f starts almost constant."""
+    sync_batch_norm: bool = True
+    """With several processes: batch norm over the global batch, so that their number changes nothing. False: each
+    process normalises by its own part, which is faster, and another method."""
     assignment_temperature: Positive = 1.0
     """Addition: π = softmax(μᵀf / this). 1 is equation (3); with unit f and μ it cannot leave near-uniform π."""
 

@@ -5,9 +5,15 @@ b is this rank's part of a batch of B = W b; every rank's part is equally large.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# Its name since torch 2.13, and the one before.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def world_size() -> int:
@@ -25,7 +31,7 @@ def gather(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     result = x.new_empty((world_size() * len(x), *x.shape[1:]))
-    dist.all_gather_into_tensor(result, x.detach().contiguous())
+    _all_gather(result, x.detach().contiguous())
     return result
 
 
@@ -47,6 +53,32 @@ def max_over_ranks_(x: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX)
     return x
+
+
+def gather_objects(x: Any) -> list[Any]:
+    """All ranks' small Python objects, in rank order."""
+    if world_size() == 1:
+        return [x]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, x)
+    return found
+
+
+def from_main_(x: Tensor) -> Tensor:
+    """The main rank's ``x``, in place. No gradient."""
+    if world_size() > 1:
+        dist.broadcast(x, 0)
+    return x
+
+
+def keep_own_buffers(model: nn.Module) -> nn.Module:
+    """Stop data parallelism from copying the main rank's buffers before every forward pass.
+
+    The ranks' running statistics are alike, or averaged when they are needed, and θ̂ runs beside the wrapped θ.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model.broadcast_buffers = False
+    return model
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from tcc_fast.batch import Pipeline
-from tcc_fast.checkpoint import RunState, load_training, save_checkpoint
+from tcc_fast.batch_norm import average_running_statistics, share_batch_statistics
+from tcc_fast.checkpoint import RunState, Training, load_training, save_checkpoint
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
+from tcc_fast.distributed import from_main_, keep_own_buffers
 from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import Shard, open_pipeline
 from tcc_fast.start import evenly_spread, kmeans_centres
-from tcc_fast.step import Queues, TrainingStep, build_queues
+from tcc_fast.step import TrainingStep, build_queues
 from tcc_fast.telemetry import NonFiniteLoss
 
 
@@ -34,12 +37,19 @@ class Session:
     accelerator: Accelerator
     pipeline: Pipeline
     pipeline_note: str
-    model: TCC
-    twin: TCC
-    queues: Queues
-    optimizer: torch.optim.Optimizer
+    training: Training
     training_step: TrainingStep
     step: int = 0
+
+    @property
+    def model(self) -> TCC:
+        """θ, as it is without any wrapping."""
+        return self.training.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over θ."""
+        return self.training.optimizer
 
     @property
     def total_steps(self) -> int:
@@ -57,9 +67,12 @@ class Session:
             self.accelerator.device,
             bf16=self.accelerator.mixed_precision == "bf16",
         )
-        centres = kmeans_centres(features, len(self.model.prototypes), start.restarts, self.config.seed)
+        centres = torch.zeros_like(self.model.prototypes)
+        if self.accelerator.is_main_process:
+            centres.copy_(kmeans_centres(features, len(self.model.prototypes), start.restarts, self.config.seed))
+        from_main_(centres)
         self.model.set_prototypes(centres)
-        self.twin.set_prototypes(centres)
+        self.training.twin.set_prototypes(centres)
         # Whatever the optimiser remembers of μ is of another place (compiled steps give it gradients of zero).
         self.optimizer.state.pop(self.model.prototypes, None)
 
@@ -69,22 +82,30 @@ class Session:
             if not torch.isfinite(parameter).all():
                 raise NonFiniteLoss(f"{name} became NaN or infinite by step {self.step}")
 
-    def save(self, run: Path) -> Path:
-        """Write a checkpoint of this moment."""
-        state = RunState(self.step, self.pipeline.state_dict(), self.config, describe(self.dataset))
-        keep = self.config.train.keep_checkpoints
-        return save_checkpoint(run, state, self.model, self.twin, self.queues, self.optimizer, keep)
+    def save(self, run: Path, log: dict[str, Tensor], loss: float | None) -> Path:
+        """Write a checkpoint of this moment: a matter of all ranks.
 
-    def load(self, checkpoint: Path, saved: RunState) -> None:
-        """Go back to the moment of a checkpoint.
+        Args:
+            run: the run's folder.
+            log: losses not yet reported.
+            loss: mean loss of the epoch that has ended; None within an epoch.
+        """
+        average_running_statistics(self.model)
+        average_running_statistics(self.training.twin)
+        state = RunState(self.step, self.pipeline.state_dict(), self.config, describe(self.dataset), loss)
+        return save_checkpoint(run, state, self.training, self.config.train.keep_checkpoints, log)
+
+    def load(self, checkpoint: Path, saved: RunState) -> dict[str, Tensor]:
+        """Go back to the moment of a checkpoint; returns the losses that were not yet reported then.
 
         Raises:
             ValueError: it is of another data set or other settings; says what differs.
         """
         _check_same_run(checkpoint, saved, self.config, self.dataset)
-        load_training(checkpoint, self.model, self.twin, self.queues, self.optimizer)
+        log = load_training(checkpoint, self.training)
         self.pipeline.load_state_dict(saved.pipeline)
         self.step = saved.step
+        return log
 
 
 def open_session(config: Config, data: Path, run: Path) -> Session:
@@ -101,8 +122,11 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
         log_with="tensorboard" if config.train.tensorboard else None,
         project_dir=str(run),
     )
-    if accelerator.num_processes > 1:
-        raise ValueError("training on more than one process is not there yet: launch with --num_processes 1")
+    if accelerator.gradient_accumulation_steps > 1:
+        raise ValueError(
+            "gradient accumulation is not there: both contrasts compare within the whole batch, and a part of it "
+            "would be another method. Launch with more processes, or choose a smaller train.batch_size"
+        )
     device = accelerator.device
     dataset = open_dataset(data)
     config = with_num_clusters(config, dataset)
@@ -112,7 +136,10 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
     pipeline, note = open_pipeline(dataset, config, device, shard, dtype)
 
     set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
-    model = TCC(config.model, config.loss).to(device).to(memory_format=torch.channels_last)
+    model = TCC(config.model, config.loss)
+    if config.model.sync_batch_norm and accelerator.num_processes > 1:
+        share_batch_statistics(model, device.type == "cuda")
+    model = model.to(device).to(memory_format=torch.channels_last)
     twin = momentum_twin(model)
     queues = build_queues(config, config.model.num_clusters)
     queues.cluster.to(device)
@@ -123,8 +150,9 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
     optimizer = build_optimizer(model, config.optim)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     start_step = pipeline.batches_per_epoch * config.start_epoch
-    training_step = TrainingStep(config, prepared, twin, queues, optimizer, accelerator, start_step)
-    return Session(config, dataset, accelerator, pipeline, note, model, twin, queues, optimizer, training_step)
+    training_step = TrainingStep(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
+    training = Training(model, twin, queues, optimizer)
+    return Session(config, dataset, accelerator, pipeline, note, training, training_step)
 
 
 def resolve_precision(choice: str, device: torch.device) -> str:

@@ -1,6 +1,8 @@
 """One step of Algorithm 1: contrast two views, move θ, let P and Q take the new keys, move θ̂.
 
-Shapes: B images of this rank, K clusters, d feature dimensions.
+Shapes: B images of this rank, K clusters, d feature dimensions. With several ranks, cluster sums and the keys of Q are
+those of all of them, and gradients are averaged: together the ranks take the step that one process would take on the
+global batch.
 """
 
 from __future__ import annotations
@@ -105,7 +107,11 @@ class TrainingStep:
         """Train on one batch; ``step`` counts from 0 over the whole run."""
         losses, new_keys = self.contrast(batch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(losses.loss)
+        idle = self._idle_parameters(step) if world_size() > 1 else []
+        # Data parallelism waits for a gradient of every parameter, also of those that have no part in this step.
+        self.accelerator.backward(losses.loss + sum(0.0 * parameter.sum() for parameter in idle))
+        for parameter in idle:
+            parameter.grad = None
         self.optimizer.step()
         if self.clusters_on(step):
             self.queues.cluster.enqueue_no_sync(new_keys.cluster)
@@ -117,6 +123,15 @@ class TrainingStep:
     def clusters_on(self, step: int) -> bool:
         """Whether this step trains clusters; otherwise it is plain instance contrast."""
         return self.config.loss.cluster_track and step >= self.start_step
+
+    def _idle_parameters(self, step: int) -> list[nn.Parameter]:
+        """Those that the loss of this step does not depend on."""
+        model: TCC = self.accelerator.unwrap_model(self.model)
+        clusters_on = self.clusters_on(step)
+        idle = [] if clusters_on else [model.prototypes]
+        if not (clusters_on and model.config.condition_on_cluster):
+            idle += model.cluster_embedding.parameters()
+        return idle
 
     def contrast(self, batch: Batch, step: int) -> tuple[Losses, Keys]:
         """Losses of one batch, with the graph that leads back to θ, and the keys it gives the queues."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tcc_fast.distributed import total_over_ranks_, world_size
 from tcc_fast.step import Losses
 
 SCALARS = ("loss", "loss_instance", "loss_cluster", "kl_uniform", "entropy")
@@ -43,12 +44,24 @@ class LossLog:
         self._mean_pi.append(losses.mean_pi)
         self._sizes.append(losses.sizes)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What this rank has collected since the last reading, for a checkpoint in between."""
+        parts = {"scalars": self._scalars, "mean_pi": self._mean_pi, "sizes": self._sizes}
+        return {name: torch.stack(part) for name, part in parts.items() if part}
+
+    def load_tensors(self, saved: dict[str, Tensor], device: torch.device) -> None:
+        """Go on from what :meth:`tensors` gave."""
+        self._clear()
+        parts = (("scalars", self._scalars), ("mean_pi", self._mean_pi), ("sizes", self._sizes))
+        for name, part in parts:
+            part.extend(saved[name].to(device, copy=True) if name in saved else ())
+
     def __len__(self) -> int:
         """Steps since the last reading."""
         return len(self._scalars)
 
     def read(self, step: int, images: int) -> dict[str, float]:
-        """Means over the steps since the last reading; waits for the device.
+        """Means over the steps since the last reading, and over all ranks; waits for the device.
 
         Args:
             step: number of the newest of them, counted from 1.
@@ -57,14 +70,14 @@ class LossLog:
         Raises:
             NonFiniteLoss: naming the first step and the part of the loss that is not finite.
         """
-        scalars = torch.stack(self._scalars)
+        scalars = total_over_ranks_(torch.stack(self._scalars)) / world_size()
         table = scalars.tolist()
         for row, values in enumerate(table):
             for name, value in zip(SCALARS, values, strict=True):
                 if not math.isfinite(value) and name != "loss":
                     raise NonFiniteLoss(f"{name} became {value} at step {step - len(table) + row + 1}")
-        mean_pi = torch.stack(self._mean_pi).mean(dim=0).double()
-        sizes = torch.stack(self._sizes).sum(dim=0)
+        mean_pi = total_over_ranks_(torch.stack(self._mean_pi).mean(dim=0)).double() / world_size()
+        sizes = total_over_ranks_(torch.stack(self._sizes).sum(dim=0))
         shares = sizes / sizes.sum()
         means = dict(zip(SCALARS, scalars.double().mean(dim=0).tolist(), strict=True))
         entropy_mean = -(mean_pi * mean_pi.clamp(min=1e-30).log()).sum().item()
@@ -97,12 +110,18 @@ class MetricsFile:
         fresh = path.with_suffix(".partial")
         fresh.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         fresh.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one object."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+
+    def mean_loss(self, epoch: int) -> float | None:
+        """Mean of `loss` over the lines of an epoch; None if there are none."""
+        lines = (json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines())
+        losses = [line["loss"] for line in lines if line["epoch"] == epoch]
+        return sum(losses) / len(losses) if losses else None
 
     def close(self) -> None:
         """Close the file."""

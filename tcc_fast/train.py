@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from torch import Tensor
 
 from tcc_fast.checkpoint import drop_later_checkpoints, find_checkpoint, list_checkpoints, read_state
 from tcc_fast.config import Config
 from tcc_fast.display import Display
 from tcc_fast.encoder import stem_advice
 from tcc_fast.optim import learning_rate, set_learning_rate
+from tcc_fast.preemption import Preempted, Preemption
 from tcc_fast.session import Session, open_session
 from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, NonFiniteLoss
 
@@ -43,19 +45,25 @@ def train(
 
     Raises:
         ValueError: something the user can mend; says what to do.
+        Preempted: SIGTERM came; a checkpoint of that moment is there.
     """
     checkpoint = checkpoint or _checkpoint_to_resume(run, resume)
     saved = read_state(checkpoint) if checkpoint else None
     session = open_session(config, data, run)
+    unreported: dict[str, Tensor] = {}
     if checkpoint and saved:
-        session.load(checkpoint, saved)
-        drop_later_checkpoints(run, saved.step)
+        unreported = session.load(checkpoint, saved)
+        session.accelerator.wait_for_everyone()  # all have read what may now go
+        if session.accelerator.is_main_process:
+            drop_later_checkpoints(run, saved.step)
     with Reporter(session, run) as reporter:
+        reporter.log.load_tensors(unreported, session.accelerator.device)
         if session.accelerator.is_main_process:
             on_start()
         reporter.introduce(checkpoint)
         try:
-            checkpoint = _loop(session, run, reporter) or checkpoint
+            with Preemption(session.accelerator.device, config.train.log_every) as preemption:
+                checkpoint = _loop(session, run, reporter, preemption) or checkpoint
         except NonFiniteLoss as error:
             kept = list_checkpoints(run)
             good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
@@ -66,7 +74,7 @@ def train(
     return checkpoint
 
 
-def _loop(session: Session, run: Path, reporter: Reporter) -> Path | None:
+def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemption) -> Path | None:
     """Train to the end; returns the last checkpoint written."""
     config, pipeline, training_step = session.config, session.pipeline, session.training_step
     newest = None
@@ -82,12 +90,13 @@ def _loop(session: Session, run: Path, reporter: Reporter) -> Path | None:
             session.step += 1
             if session.step % config.train.log_every == 0:
                 reporter.report(epoch, lr)  # sync
+            if preemption.agreed(session.step):
+                session.check_finite()
+                raise Preempted(session.save(run, reporter.log.tensors(), loss=None))
         if (epoch + 1) % config.train.checkpoint_every == 0 or epoch + 1 == config.train.epochs:
             reporter.report(epoch, lr)  # sync; finds a NaN before it is saved
             session.check_finite()  # sync: a checkpoint never holds NaN
-            if session.accelerator.is_main_process:
-                newest = session.save(run)  # sync
-            session.accelerator.wait_for_everyone()
+            newest = session.save(run, {}, reporter.epoch_loss(epoch))  # sync
             reporter.restart_clock()
     return newest
 
@@ -156,6 +165,10 @@ class Reporter:
         if session.training_step.clusters_on(session.step - 1):
             for sentence in self.alarm.check(line, images):
                 self.display.alarm(sentence)
+
+    def epoch_loss(self, epoch: int) -> float | None:
+        """Mean of the losses logged in an epoch; None on ranks that write no metrics."""
+        return self.metrics.mean_loss(epoch) if self.metrics else None
 
 
 def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:

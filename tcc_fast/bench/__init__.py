@@ -1,0 +1,106 @@
+"""`tcc-fast bench pipelines`: how fast each pipeline makes views, on the user's own pictures and machine.
+
+All contenders are opened and warmed up; then they take turns in rounds, so that whatever else happens on the machine
+meets all of them, and are compared within a round. A fixed piece of work before and after each turn tells whether the
+machine was itself; a disturbed turn is repeated.
+
+`rounds.py` the turns · `contenders.py` what is measured, `decoding.py` the ceiling · `calibrate.py` and `idle.py` when
+it may be · `summary.py` medians and ratios · `machine.py` what on · `show.py` and `plot.py` for people.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tcc_fast.bench.calibrate import Calibration
+from tcc_fast.bench.contenders import BASELINE, DECODE, PIPELINES, Openers, Task, openers
+from tcc_fast.bench.machine import describe_data, describe_machine, versions
+from tcc_fast.bench.rounds import Calibrate, Source, first_batch, run_rounds
+from tcc_fast.bench.summary import summarise
+
+__all__ = ["BASELINE", "DECODE", "PIPELINES", "Source", "Task", "check_options", "compare", "openers", "summarise"]
+
+
+def compare(
+    task: Task,
+    contenders: Openers,
+    rounds: int = 5,
+    seconds: float = 3.0,
+    say: Callable[[str], None] = lambda sentence: None,
+    calibrate: Calibrate | None = None,
+) -> dict[str, Any]:
+    """Measure contenders against each other.
+
+    Args:
+        task: what they work on; for the record.
+        contenders: as `openers` gives them, or others besides. One that raises `ValueError` is left out.
+        rounds: in each of which every contender has one turn.
+        seconds: of a turn, at least; it ends with a whole batch.
+        say: told what goes on.
+        calibrate: in place of the fixed piece of work.
+
+    Returns:
+        Plain data: what was measured and on what, every turn under ``turns``, the figures of `summarise` under
+        ``results``, and what was left out and why under ``skipped``.
+
+    Raises:
+        ValueError: an option is out of range, or not one contender could work.
+    """
+    check_options(rounds, seconds)
+    sources: dict[str, Source] = {}
+    first: dict[str, float] = {}
+    skipped: dict[str, str] = {}
+    own = Calibration() if calibrate is None else None
+    try:
+        for name, open_source in contenders.items():
+            say(f"opening {name}")
+            try:
+                sources[name], first[name] = first_batch(open_source, task.device)
+            except ValueError as error:
+                skipped[name] = str(error)
+        if not set(sources) - {DECODE}:
+            raise ValueError(
+                "no pipeline could be measured: " + "; ".join(f"{name}: {why}" for name, why in skipped.items())
+            )
+        used = calibrate or own
+        assert used is not None
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        made = run_rounds(sources, rounds, seconds, task.device, used, say)
+        best = used.best  # of all, also of those that came after a turn
+    finally:
+        for source in sources.values():
+            source.close()
+        if own is not None:
+            own.close()
+    turns = [turn.to_json(best) for turn in made]
+    return {
+        "started": started,
+        "machine": describe_machine(task.device),
+        "versions": versions(),
+        "data": describe_data(task),
+        "device": str(task.device),
+        "dtype": str(task.dtype).removeprefix("torch."),
+        "threads": task.threads,
+        "long_epochs": task.long_epochs,
+        "rounds": rounds,
+        "seconds": seconds,
+        "baseline": BASELINE if BASELINE in sources else None,
+        "calibration_best": best,
+        "repeated": sum(not turn["kept"] for turn in turns),
+        "contenders": {
+            name: {"note": source.note, "first_batch_seconds": first[name]} for name, source in sources.items()
+        },
+        "skipped": skipped,
+        "results": summarise(turns, BASELINE, DECODE),
+        "turns": turns,
+    }
+
+
+def check_options(rounds: int, seconds: float) -> None:
+    """Raise `ValueError` for a number of rounds or seconds that measures nothing."""
+    if rounds < 1:
+        raise ValueError(f"--passes is {rounds}, but must be at least 1")
+    if not 0 < seconds <= 600:
+        raise ValueError(f"--seconds is {seconds:g}, but must be more than 0 and at most 600")

@@ -1,0 +1,118 @@
+"""Twenty steps of training on the same global batches, by one process or by several; writes what came of them.
+
+``accelerate launch --cpu --num_processes N tests/ranks.py FOLDER``, or `run` in this process. Every case of `CASES`
+gives FOLDER/CASE.safetensors: losses and gradients of every step, and the parameters, twin and queues at the end.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tcc_fast.batch import Batch
+from tcc_fast.batch_norm import share_batch_statistics
+from tcc_fast.config import Config, config_from_tree
+from tcc_fast.distributed import gather, keep_own_buffers, own_part, total_over_ranks_, world_size
+from tcc_fast.model import TCC, momentum_twin
+from tcc_fast.optim import build_optimizer
+from tcc_fast.step import TrainingStep, build_queues
+
+STEPS, BATCH, SIDE, DIM = 20, 16, 5, 6
+
+# K, J (50 is no multiple of the batch), departures of the loss, the first step with clusters, and the dtype.
+CASES: dict[str, dict[str, Any]] = {
+    "two-clusters": {"K": 2, "J": 50},
+    "many-clusters": {"K": 64, "J": 33},
+    "long-queue": {"K": 5, "J": 1000},
+    "short-queue": {"K": 5, "J": 7},
+    "symmetric": {"K": 3, "J": 50, "loss": {"symmetric": True, "alpha": 0.7}},
+    "warm-up": {"K": 3, "J": 50, "loss": {"symmetric": True}, "start": 6},
+    "no-cluster-track": {"K": 3, "J": 50, "loss": {"cluster_track": False}},
+    "unconditioned": {"K": 3, "J": 50, "model": {"condition_on_cluster": False}},
+    "single": {"K": 3, "J": 50, "dtype": torch.float32},
+}
+
+
+def settings(case: dict[str, Any]) -> Config:
+    return config_from_tree(
+        {
+            "seed": 5,
+            "model": {"num_clusters": case["K"], "feature_dim": DIM, "feature_batch_norm": True}
+            | case.get("model", {}),
+            "loss": {"temperature": 0.5} | case.get("loss", {}),
+            "queue": {"cluster_multiple": 3, "instance_length": case["J"]},
+            "momentum": {"decay": 0.9},
+            "optim": {"name": "sgd", "lr": 0.1},
+            "train": {"batch_size": BATCH},
+        }
+    )
+
+
+def encoder() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, DIM),
+    )
+
+
+def global_batch(step: int, dtype: torch.dtype) -> Batch:
+    generator = torch.Generator().manual_seed(100 + step)
+    views = [torch.randn(BATCH, 3, SIDE, SIDE, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)]
+    return Batch(views[0], views[1], torch.randperm(BATCH, generator=generator))
+
+
+def train(case: dict[str, Any], accelerator: Accelerator) -> dict[str, Tensor]:
+    config, dtype = settings(case), case.get("dtype", torch.float64)
+    torch.manual_seed(1)
+    model = TCC(config.model, config.loss, encoder()).to(dtype)
+    if world_size() > 1:
+        share_batch_statistics(model, on_cuda=False)
+    twin = momentum_twin(model)
+    queues = build_queues(config, case["K"], dtype)
+    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
+    step = TrainingStep(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, case.get("start", 0))
+    found: dict[str, Tensor] = {}
+    losses = []
+    for number in range(STEPS):
+        whole = global_batch(number, dtype)
+        result = step(Batch(*(own_part(part) for part in (whole.view_1, whole.view_2, whole.index))), number)
+        mean = [total_over_ranks_(part.clone()) / world_size() for part in result[:5]]
+        losses.append(torch.stack(mean))
+        for name, parameter in model.named_parameters():
+            found[f"gradient {number:02} {name}"] = torch.zeros(0) if parameter.grad is None else parameter.grad.clone()
+    found["losses"] = torch.stack(losses)
+    found |= {f"model {name}": tensor for name, tensor in model.state_dict().items()}
+    found |= {f"twin {name}": tensor for name, tensor in twin.state_dict().items()}
+    found["P"] = queues.cluster.keys
+    copies = gather(queues.cluster.keys.unsqueeze(0))
+    assert (copies == copies[0]).all(), "P differs between ranks"
+    queue = queues.instance
+    numbers, keys = gather(queue.numbers.masked_fill(~queue.valid, -1)), gather(queue.keys)
+    order = numbers.argsort()
+    found["Q"] = keys[order[numbers[order] >= 0]]
+    found["shard"] = torch.tensor(queue.keys.shape[0])
+    return {name: tensor.detach().clone().contiguous() for name, tensor in found.items()}
+
+
+def run(folder: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    for name, case in CASES.items():
+        found = train(case, accelerator)
+        if accelerator.is_main_process:
+            save_file(found, folder / f"{name}.safetensors")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]))
