@@ -19,7 +19,7 @@ from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import SINGLE, EpochOrder, Shard
 from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
 
-__all__ = ["Shard", "choose_pipeline", "free_memory", "open_pipeline"]
+__all__ = ["Shard", "choose_pipeline", "free_memory", "open_backend", "open_pipeline"]
 
 RESIDENT_SHARE = 0.5
 """Part of the free memory that the resident pictures may take; the rest is the model's."""
@@ -76,12 +76,13 @@ def open_pipeline(
     """
     order = EpochOrder(len(dataset), config.train.batch_size, config.seed, shard)
     choice = choose_pipeline(dataset, config, device)
-    return _open(choice.name, dataset, config, device, order, dtype), f"pipeline {choice.name}: {choice.reason}"
+    return open_backend(choice.name, dataset, config, device, order, dtype), f"pipeline {choice.name}: {choice.reason}"
 
 
-def _open(
+def open_backend(
     name: str, dataset: Dataset, config: Config, device: torch.device, order: EpochOrder, dtype: torch.dtype
 ) -> Pipeline:
+    """The backend of this name, as `choose_pipeline` gives it, with its images in ``order``."""
     recipe, size, workers = config.augment, config.data.image_size, config.data.workers
     if name == "resident":
         from tcc_fast.pipelines.resident import ResidentPipeline

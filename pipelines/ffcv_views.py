@@ -85,6 +85,7 @@ class FfcvPipeline(Position):
         os_cache: bool = True,
     ) -> None:
         super().__init__(order.batches_per_epoch)
+        self._beton = _beton(dataset)
         import_ffcv()
         from tcc_fast.pipelines import ffcv_inside
 
@@ -92,7 +93,6 @@ class FfcvPipeline(Position):
         self.dataset, self.image_size, self.order = dataset, image_size, order
         self.device, self.dtype = device, dtype
         self.damage = Damage(dataset)
-        self._beton = _beton(dataset)
         self._bytes = self._beton.stat().st_size
         mean, std = channel_moments(dataset)
         self._plan = make_plan(recipe, image_size, mean, std)
@@ -155,9 +155,7 @@ class FfcvPipeline(Position):
         return Batch(views[0], views[1], made.index.to(self.device, non_blocking=True))
 
     def _start(self, position: tuple[int, int]) -> None:
-        size = self._beton.stat().st_size
-        if size != self._bytes:  # reading beyond the end of a mapped file would kill the process
-            raise ValueError(f"{self._beton}: had {self._bytes} bytes when opened, now {size}; convert again")
+        self._check_file()
         positions = self._positions(*position)
         self._due = iter(positions)
         order = torch.cat([self.order.indices(*one) for one in positions]).numpy().astype(np.uint64)
@@ -172,6 +170,15 @@ class FfcvPipeline(Position):
             epoch += batch == 0
         return positions
 
+    def _check_file(self) -> None:
+        """Before every batch, since reading beyond the end of a mapped file kills the process."""
+        try:
+            size = self._beton.stat().st_size
+        except OSError as error:
+            raise ValueError(f"{self._beton}: cannot be read any more ({error.strerror})") from None
+        if size != self._bytes:
+            raise ValueError(f"{self._beton}: had {self._bytes} bytes when opened, now {size}; convert again")
+
     # FFCV's thread, and ours under it.
 
     def _make(self, locations: np.ndarray) -> _Made | BaseException:
@@ -183,6 +190,7 @@ class FfcvPipeline(Position):
 
     def _views_of(self, locations: np.ndarray) -> _Made:
         epoch, batch = next(self._due)
+        self._check_file()
         index = self.order.indices(epoch, batch)
         count, size = len(index), self.image_size
         bases = np.array([scalar_key(STREAM_AUGMENT, self.order.seed, epoch, view) for view in (1, 2)])

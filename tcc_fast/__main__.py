@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tcc_fast.cli import app
@@ -14,18 +15,24 @@ def main() -> None:
     try:
         app(prog_name="tcc-fast")
     except ValueError as error:
-        print(f"tcc-fast: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"tcc-fast: {where}{error.strerror or error}", file=sys.stderr)
+        _say(f"{where}{error.strerror or error}")
         sys.exit(1)
     except Preempted as stop:
-        print(f"tcc-fast: {stop}", file=sys.stderr)
+        _say(str(stop))
         sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
-        print("tcc-fast: interrupted", file=sys.stderr)
+        _say("interrupted")
         sys.exit(130)
+
+
+def _say(sentence: str) -> None:
+    """Also ranks that are not the main one say what stopped them: it may be their own trouble."""
+    rank = os.environ.get("RANK", "0")
+    print(f"tcc-fast{'' if rank == '0' else f' (rank {rank})'}: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -181,14 +181,14 @@ def bench_pipelines(
     names = PIPELINES if only is None else tuple(name.strip() for name in only.split(","))
 
     import torch
-    from accelerate import PartialState
 
     from tcc_fast.datasets import open_dataset
+    from tcc_fast.distributed import processes
     from tcc_fast.run_folder import plan_run
     from tcc_fast.session import resolve_precision
 
     plan = plan_run(config, data, None, None, overrides or [])
-    device = PartialState().device
+    device = processes().device
     bf16 = resolve_precision(plan.config.train.precision, device) == "bf16"
     task = Task(open_dataset(plan.data), plan.config, device, torch.bfloat16 if bf16 else torch.float32)
     result = compare(task, openers(task, names), passes, seconds, say_on_stderr)

@@ -5,15 +5,40 @@ b is this rank's part of a batch of B = W b; every rank's part is equally large.
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 # Its name since torch 2.13, and the one before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for another: longer than the k-means start of the main one takes."""
+
+
+def processes() -> PartialState:
+    """This process among those that train together, as its launcher arranged.
+
+    Raises:
+        ValueError: several were launched that do not know of each other: each would train for itself.
+    """
+    cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    state = PartialState(cpu=cpu, **({"timeout": PATIENCE} if launched > 1 else {}))
+    if state.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched, but this one knows of {state.num_processes}: "
+            "start them with accelerate launch or torchrun"
+        )
+    return state
 
 
 def world_size() -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -18,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tcc_fast.checkpoint import find_checkpoint, load_model, read_state
 from tcc_fast.datasets import Dataset, open_dataset
+from tcc_fast.distributed import processes
 from tcc_fast.embed import embed
 from tcc_fast.metrics import Scores, majority_accuracy, score
 from tcc_fast.pipelines.pictures import common_geometry, decode
@@ -114,7 +114,7 @@ def evaluate(
     unknown = set(baselines) - set(BASELINES)
     if unknown:
         raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
-    device = PartialState().device
+    device = processes().device
     model = load_model(checkpoint, config).to(device).to(memory_format=torch.channels_last)
     image_size = config.data.image_size
     bf16 = resolve_precision(config.train.precision, device) == "bf16"

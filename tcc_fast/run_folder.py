@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from tcc_fast.checkpoint import find_checkpoint, read_state
 from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
+from tcc_fast.distributed import processes
 from tcc_fast.train import Resume
 
 DATA, RUNS = Path("data"), Path("runs")
@@ -46,7 +46,7 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
     Raises:
         ValueError: something is missing or ambiguous; says how to choose.
     """
-    state = PartialState()
+    state = processes()
     if resume not in (None, "auto"):
         return _continuation(resume, config, data, out, overrides, state.is_main_process)
     data = data or _only_dataset()

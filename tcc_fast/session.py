@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from tcc_fast.batch_norm import average_running_statistics, share_batch_statisti
 from tcc_fast.checkpoint import RunState, Training, load_training, save_checkpoint
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.distributed import from_main_, keep_own_buffers
+from tcc_fast.distributed import from_main_, keep_own_buffers, processes
 from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
@@ -116,7 +116,7 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
     """
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError('train.tensorboard=true needs TensorBoard: pip install "tcc-fast[tensorboard]"')
-    precision = resolve_precision(config.train.precision, PartialState().device)
+    precision = resolve_precision(config.train.precision, processes().device)
     accelerator = Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with="tensorboard" if config.train.tensorboard else None,

@@ -15,6 +15,7 @@ from torch import Tensor
 from tcc_fast.checkpoint import drop_later_checkpoints, find_checkpoint, list_checkpoints, read_state
 from tcc_fast.config import Config
 from tcc_fast.display import Display
+from tcc_fast.distributed import processes
 from tcc_fast.encoder import stem_advice
 from tcc_fast.optim import learning_rate, set_learning_rate
 from tcc_fast.preemption import Preempted, Preemption
@@ -49,6 +50,7 @@ def train(
     """
     checkpoint = checkpoint or _checkpoint_to_resume(run, resume)
     saved = read_state(checkpoint) if checkpoint else None
+    processes().wait_for_everyone()  # all have looked at the folder before one writes to it
     session = open_session(config, data, run)
     unreported: dict[str, Tensor] = {}
     if checkpoint and saved:

@@ -14,8 +14,7 @@ from tcc_fast.bench.rounds import Source
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.pipelines import _open as open_backend
-from tcc_fast.pipelines import choose_pipeline
+from tcc_fast.pipelines import choose_pipeline, open_backend
 from tcc_fast.pipelines.order import SINGLE, EpochOrder
 
 DECODE = "decode only"

@@ -47,7 +47,7 @@ def describe_data(task: Task) -> dict[str, Any]:
     dataset, config = task.dataset, task.config
     sides, pngs = dataset.sizes(), int(dataset.is_png().sum())
     return {
-        "name": dataset.manifest.name,
+        "name": dataset.path.name,
         "images": len(dataset),
         "fingerprint": dataset.fingerprint,
         "mean_height": float(sides[:, 0].mean()),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 from xml.sax.saxutils import escape
 
-from tcc_fast.bench.show import heading
+from tcc_fast.bench.show import count, heading, times
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 720, 120, 150, 30, 64
+WIDTH, LEFT, RIGHT, ROW, TOP = 720, 110, 190, 30, 64
 """Pixels: of the picture, left of the bars, right of the longest one, of a row, above the first one."""
 
 
@@ -30,13 +30,13 @@ def comparison_svg(result: dict[str, Any]) -> str:
         middle = top + ROW / 2
         low, median, high = (LEFT + scale * figures["img_per_s"][part] for part in ("min", "median", "max"))
         colour = "#9aa0a6" if name not in ("resident", "ffcv", "dali") else "#3b78c3"
-        ratio = f"  ({figures['ratio']['median']:.1f} x {result['baseline']})" if figures["ratio"] else ""
+        ratio = f"  ({times(figures['ratio']['median'])} x {result['baseline']})" if figures["ratio"] else ""
         parts += [
             _text(LEFT - 8, middle + 4, name, anchor="end"),
             f'<rect x="{LEFT}" y="{top + 5}" width="{median - LEFT:.1f}" height="{ROW - 10}" fill="{colour}"/>',
             f'<path d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 5}v10M{high:.1f} {middle - 5}v10" '
             'stroke="black" fill="none"/>',
-            _text(high + 8, middle + 4, f"{figures['img_per_s']['median']:,.0f}{ratio}"),
+            _text(high + 8, middle + 4, f"{count(figures['img_per_s']['median'])}{ratio}"),
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 

@@ -34,7 +34,8 @@ def heading(result: dict[str, Any]) -> list[str]:
         f"({pngs}, {data['bytes_per_image'] / 1000:.1f} kB each), two views of {data['image_size']} px, "
         f"batches of {data['batch_size']}",
         f"recipe: {data['recipe']}",
-        f"{result['rounds']} rounds, {result['seconds']:g} s a turn, {result['threads']} threads or processes each",
+        f"rounds: {result['rounds']}; seconds of a turn: {result['seconds']:g}; threads or processes of each: "
+        f"{result['threads']}" + ("; epochs do not end" if result["long_epochs"] else ""),
     ]
 
 

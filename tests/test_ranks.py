@@ -1,0 +1,106 @@
+"""Several processes, started by Accelerate's launcher, take the steps that one process takes on the global batch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tcc_fast.checkpoint import find_checkpoint
+from tests import elastic, ranks
+from tests.test_step import fresh_accelerate
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = [
+    *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
+    *("--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),
+]
+Results = dict[str, dict[str, Tensor]]
+
+
+def launch(
+    num_processes: int, *command: str, folder: Path = ROOT, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` of a command on the CPU; on a machine without GPUs, --multi_gpu means several processes."""
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    several = ["--multi_gpu"] if num_processes > 1 else []
+    return subprocess.run(
+        [*LAUNCH, *several, f"--num_processes={num_processes}", *command],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("alone")
+    with fresh_accelerate():
+        ranks.run(folder)
+    return {name: load_file(folder / f"{name}.safetensors") for name in ranks.CASES}
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Results]:
+    folder = tmp_path_factory.mktemp("together")
+    done = launch(request.param, str(Path(ranks.__file__)), str(folder))
+    assert done.returncode == 0, done.stderr
+    return request.param, {name: load_file(folder / f"{name}.safetensors") for name in ranks.CASES}
+
+
+@pytest.mark.parametrize("case", ranks.CASES)
+def test_losses_gradients_and_everything_after_twenty_steps_are_equal(
+    alone: Results, together: tuple[int, Results], case: str
+) -> None:
+    """To 1e-9 of the largest number of the same kind in double precision; single precision adds up its rounding."""
+    one, many = alone[case], together[1][case]
+    tolerance = 1e-9 if ranks.CASES[case].get("dtype", torch.float64) == torch.float64 else 2e-4
+    assert one.keys() == many.keys()
+    for name in one.keys() - {"shard"}:
+        assert one[name].shape == many[name].shape, name  # also: the same parameters have no gradient
+        kind = [tensor for other, tensor in one.items() if other.split()[0] == name.split()[0] and tensor.numel()]
+        scale = max(tensor.double().abs().max().item() for tensor in kind) if kind else 0.0
+        assert torch.allclose(one[name], many[name], rtol=0, atol=tolerance * scale), name
+    assert one["losses"][0].isfinite().all()
+    assert len({tuple(row) for row in one["losses"].tolist()}) == ranks.STEPS  # something was trained
+
+
+@pytest.mark.parametrize("case", ["two-clusters", "long-queue", "short-queue"])
+def test_a_rank_holds_its_part_of_q(together: tuple[int, Results], case: str) -> None:
+    number, results = together
+    length, share = ranks.CASES[case]["J"], ranks.BATCH // number
+    assert results[case]["shard"].item() == -(-length // ranks.BATCH) * share
+
+
+def test_the_number_of_processes_may_change_at_every_resume(digits: Path, tmp_path: Path) -> None:
+    """2, 1, 4, 2 processes, 3 steps each: at every change the negatives are bit by bit those that there were, and the
+    end is that of one process that did all twelve steps, up to single precision."""
+    changing, steady = tmp_path / "changing", tmp_path / "steady"
+    changing.mkdir()
+    steady.mkdir()
+    script = str(Path(elastic.__file__))
+    for number in (2, 1, 4, 2):
+        done = launch(number, script, str(digits), str(changing), "3")
+        assert done.returncode == 0, done.stderr
+    done = launch(1, script, str(digits), str(steady), "12")
+    assert done.returncode == 0, done.stderr
+
+    records = [load_file(changing / f"step-{step}.safetensors") for step in (0, 3, 6, 9)]
+    assert len(records[0]["before"]) == 0
+    assert [len(record["after"]) for record in records] == [700, 700, 700, 700]  # 720 were written by then
+    for earlier, later in itertools.pairwise(records):
+        assert torch.equal(earlier["after"], later["before"])
+    whole = load_file(steady / "step-0.safetensors")
+    torch.testing.assert_close(records[-1]["after"], whole["after"], rtol=0, atol=2e-3)
+    ends = [load_file(find_checkpoint(folder) / "model.safetensors") for folder in (changing, steady)]
+    for name, tensor in ends[1].items():
+        torch.testing.assert_close(ends[0][name], tensor, rtol=0, atol=5e-3 * max(1.0, tensor.abs().max().item()))
