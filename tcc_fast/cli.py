@@ -130,6 +130,7 @@ def evaluate_command(
     linear_probe: Annotated[bool, typer.Option(help="Also train a linear classifier on the features.")] = False,
 ) -> None:
     """Evaluate the clusters of a checkpoint, or of several."""
+    from tcc_fast.distributed import processes
     from tcc_fast.evaluate import evaluate, write_confusion
     from tcc_fast.report import show_evaluation, show_summary, summarise
 
@@ -140,9 +141,13 @@ def evaluate_command(
     baselines = tuple(name for name, wanted in chosen if wanted)
     console = Console(highlight=False)
     results = []
+    is_main = processes().is_main_process  # several processes share the pictures; one says what came of it
     for one in ckpt:
         results.append(evaluate(one, data, split, baselines, linear_probe))
-        show_evaluation(results[-1], console)
+        if is_main:
+            show_evaluation(results[-1], console)
+    if not is_main:
+        return
     if len(results) > 1:
         show_summary(results, console)
     if confusion is not None:

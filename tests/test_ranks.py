@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,31 +18,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tcc_fast.checkpoint import find_checkpoint
+from tcc_fast.evaluate import evaluate
 from tests import elastic, ranks
+from tests.conftest import TINY
 from tests.test_step import fresh_accelerate
 
 ROOT = Path(__file__).parents[1]
-LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
-    *("--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"),
-]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 Results = dict[str, dict[str, Tensor]]
 
 
-def launch(
-    num_processes: int, *command: str, folder: Path = ROOT, timeout: float = 240
-) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` of a command on the CPU; on a machine without GPUs, --multi_gpu means several processes."""
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def launcher(num_processes: int, *command: str) -> list[str]:
+    """`accelerate launch` of a command. On a machine without GPUs, --multi_gpu means several processes on the CPU."""
+    accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     several = ["--multi_gpu"] if num_processes > 1 else []
-    return subprocess.run(
-        [*LAUNCH, *several, f"--num_processes={num_processes}", *command],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    options = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    return [*accelerate, *several, *options, f"--num_processes={num_processes}", *command]
+
+
+def launch(num_processes: int, *command: str) -> subprocess.CompletedProcess[str]:
+    command_line = launcher(num_processes, *command)
+    return subprocess.run(command_line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +104,60 @@ def test_the_number_of_processes_may_change_at_every_resume(digits: Path, tmp_pa
     ends = [load_file(find_checkpoint(folder) / "model.safetensors") for folder in (changing, steady)]
     for name, tensor in ends[1].items():
         torch.testing.assert_close(ends[0][name], tensor, rtol=0, atol=5e-3 * max(1.0, tensor.abs().max().item()))
+
+
+def train_command(data: Path, run: Path, *more: str) -> list[str]:
+    return ["-m", "tcc_fast", "train", "--config", "digits", "--data", str(data), "--out", str(run), *TINY, *more]
+
+
+def test_a_run_of_two_processes_is_written_by_one_and_can_be_evaluated(digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = launch(2, *train_command(digits, run))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pictures into 10 clusters") == 1  # only the main process prints
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 14]
+    result = tmp_path / "eval.json"
+    done = launch(2, "-m", "tcc_fast", "eval", "--ckpt", str(run), "--json", str(result), "--no-kmeans-features")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("TCC (argmax") == 1
+    many = json.loads(result.read_text())
+    one = evaluate(str(run), baselines=()).to_json()
+    assert many["n"] == 1797
+    assert many["acc"] == pytest.approx(one["acc"], abs=0.002)  # a picture on a border may fall to either side
+
+
+def test_a_rank_that_dies_ends_the_run_with_a_message(digits: Path, tmp_path: Path) -> None:
+    """The launcher notices, and the other rank does not wait for the dead one until its patience is over."""
+    run = tmp_path / "run"
+    command = launcher(2, *train_command(digits, run, "train.epochs=500", "start.method=none"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, start_new_session=True, **pipes)
+    try:
+        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        victim = next(pid for pid in children_of(process.pid) if rank_of(pid) == "1")
+        os.kill(victim, signal.SIGKILL)
+        output = process.communicate(timeout=90)[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode not in (0, None)
+    assert "Signal 9 (SIGKILL)" in output
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def rank_of(pid: int) -> str:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((entry[5:].decode() for entry in variables if entry.startswith(b"RANK=")), "")
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(digits: Path, tmp_path: Path) -> None:
+    done = launch(2, *train_command(digits, tmp_path / "run", "train.batch_size=255"))
+    assert done.returncode != 0
+    assert "set train.batch_size=254" in done.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tcc_fast import __main__
 from tcc_fast.checkpoint import list_checkpoints, read_state
 from tcc_fast.config import Config, load_config
+from tcc_fast.preemption import Preempted
 from tcc_fast.step import TrainingStep
 from tcc_fast.train import train
 from tests.conftest import TINY
@@ -233,3 +239,53 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
     convert("folder", tmp_path / "set", pictures.parent, labels="folders", progress=False)
     with pytest.raises(ValueError, match="has a single class, so say how many clusters"):
         train(load_config("folder", ["train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
+
+
+def test_sigterm_within_an_epoch_writes_a_checkpoint_and_the_continued_run_is_the_same(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After step 10 of 14: within the second epoch, after the k-means start, between two logged lines."""
+    config = load_config("digits", [*TINY, "train.log_every=3"])
+    train(config, digits, tmp_path / "calm")
+    step_by_step = TrainingStep.__call__
+
+    def announced(self: TrainingStep, batch: Any, step: int) -> Any:
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step_by_step(self, batch, step)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", announced)
+        with pytest.raises(Preempted, match=r"continue with --resume") as stop:
+            train(config, digits, tmp_path / "stopped")
+    assert signal.getsignal(signal.SIGTERM) == before
+    state = read_state(stop.value.checkpoint)
+    assert (state.step, state.pipeline, state.loss) == (10, {"epoch": 1, "batch": 3}, None)
+    assert (stop.value.checkpoint / "log.safetensors").exists()  # the loss of step 10
+
+    train(config, digits, tmp_path / "stopped", resume="auto")
+    calm, stopped = (list_checkpoints(tmp_path / name)[-1] for name in ("calm", "stopped"))
+    assert_same_checkpoints(calm, stopped)
+    assert without_speed(read_metrics(tmp_path / "calm")) == without_speed(read_metrics(tmp_path / "stopped"))
+
+
+def test_a_preempted_command_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stop(**options: object) -> None:
+        raise Preempted(tmp_path)
+
+    monkeypatch.setattr(__main__, "app", stop)
+    with pytest.raises(SystemExit) as left:
+        __main__.main()
+    assert left.value.code == 75
+
+
+def test_the_checkpoint_with_the_lowest_loss_stays_and_is_linked(digits: Path, tmp_path: Path) -> None:
+    options = ["train.epochs=5", "train.checkpoint_every=1", "train.keep_checkpoints=1", "start.method=none"]
+    train(load_config("digits", [*TINY, *options]), digits, tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    means = [np.mean([line["loss"] for line in lines if line["epoch"] == epoch]) for epoch in range(5)]
+    best = (tmp_path / "run" / "checkpoints" / "best").resolve()
+    assert read_state(best).step == 7 * (1 + int(np.argmin(means)))
+    assert read_state(best).loss == pytest.approx(min(means))
+    assert set(list_checkpoints(tmp_path / "run")) == {best, tmp_path / "run" / "checkpoints" / "step-000000035"}
