@@ -8,8 +8,7 @@ The threads are ours and stay: FFCV starts a thread for each epoch, and whatever
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +22,9 @@ from ffcv.libffcv import ctypes_imdecode, ctypes_memcopy
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.memory_managers.os_cache import OSCacheManager
+from ffcv.memory_managers.process_cache.manager import ProcessCacheManager
 from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.pipeline_spec import PipelineSpec
 from ffcv.pipeline.state import State
@@ -43,9 +44,27 @@ def _fetch(address: Any, state: Any) -> Any:
     return file[address : address + sizes[np.searchsorted(addresses, address)]]
 
 
-# In place of FFCV's own, which marks types as read-only that numba shares with everybody else in the process: they
-# cannot find their compiled functions again.
+@cache
+def _fetch_from_pages(page_bits: int) -> Any:
+    """The same out of pages in memory, of 2 to the power of `page_bits` bytes."""
+    bits = np.uint64(page_bits)
+
+    def fetch(address, state):  # type: ignore[no-untyped-def]
+        pages, addresses, sizes, slots = state
+        page = address >> bits
+        at = address - (page << bits)
+        return pages[slots[page], at : at + sizes[np.searchsorted(addresses, address)]]
+
+    return numba.njit(nogil=True)(fetch)
+
+
+# In place of FFCV's own. One marks types as read-only that numba shares with everybody else in the process: they
+# cannot find their compiled functions again. The other is compiled anew for every loader.
 OSCacheManager.compile_reader = lambda _: _fetch
+ProcessCacheManager.compile_reader = lambda manager: _fetch_from_pages(int(manager.reader.page_size).bit_length() - 1)
+
+# FFCV's loader sets how many threads torch and numba use, and its own thread does so again whenever it gets there.
+Compiler.set_num_threads = classmethod(lambda cls, count: None)
 
 
 @cache
@@ -133,16 +152,15 @@ class WorkAhead:
     def __init__(self, beton: Path, batch_size: int, os_cache: bool, make: Callable[[Locations], Any]) -> None:
         self._apply = Apply(make)
         pipeline = PipelineSpec("image", decoder=Locate(), transforms=[self._apply])
-        with _keep_torch_threads() as threads:
-            self._loader = Loader(
-                str(beton),
-                batch_size,
-                num_workers=threads,
-                os_cache=os_cache,
-                pipelines={"image": pipeline},
-                batches_ahead=BATCHES_AHEAD,
-                seed=0,  # otherwise it takes one from numpy's global generator; the order is not FFCV's anyway
-            )
+        self._loader = Loader(
+            str(beton),
+            batch_size,
+            num_workers=1,
+            os_cache=os_cache,
+            pipelines={"image": pipeline},
+            batches_ahead=BATCHES_AHEAD,
+            seed=0,  # otherwise it takes one from numpy's global generator; the order is not FFCV's anyway
+        )
         self._run: EpochIterator | None = None
 
     @property
@@ -154,8 +172,7 @@ class WorkAhead:
         """Begin a run: the pictures of `order`, batch after batch."""
         self.stop()
         self._apply.stopped = False
-        with _keep_torch_threads():
-            self._run = EpochIterator(self._loader, order)
+        self._run = EpochIterator(self._loader, order)
 
     def take(self) -> Any:
         """The next batch, or None at the end of the run."""
@@ -192,13 +209,3 @@ class WorkAhead:
         executor = getattr(run.memory_context, "executor", None)  # of the process cache
         for reader in executor.threads if executor else ():
             reader.join()
-
-
-@contextmanager
-def _keep_torch_threads() -> Iterator[int]:
-    """FFCV sets the number of torch's threads to that of its own: give it torch's, as far as numba has as many."""
-    threads = torch.get_num_threads()
-    try:
-        yield min(threads, int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    finally:
-        torch.set_num_threads(threads)

@@ -20,6 +20,7 @@ from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
+from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
 
@@ -51,15 +52,23 @@ def reference_transform(recipe: AugmentConfig, image_size: int, mean: Tensor, st
     return v2.Compose(steps)
 
 
-class _TwoViews(TorchDataset[tuple[Tensor, Tensor, int]]):
+_Item = tuple[Tensor, Tensor, int, str]
+"""Both views, the index, and why the views are blank: empty when they are not."""
+
+
+class _TwoViews(TorchDataset[_Item]):
     """Items are asked for by (epoch, index), so that workers that live through all epochs know the epoch."""
 
-    def __init__(self, dataset: Dataset, transform: v2.Transform, seed: int) -> None:
+    def __init__(self, dataset: Dataset, transform: v2.Transform, image_size: int, seed: int) -> None:
         self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.blank = torch.zeros(3, image_size, image_size)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int]:  # type: ignore[override]
+    def __getitem__(self, item: tuple[int, int]) -> _Item:  # type: ignore[override]
         epoch, index = item
-        picture = Image.fromarray(self.dataset.decode(index))
+        try:
+            picture = Image.fromarray(self.dataset.decode(index))
+        except ValueError as error:
+            return self.blank, self.blank, index, str(error)
         views = []
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             for view in (1, 2):
@@ -67,7 +76,7 @@ class _TwoViews(TorchDataset[tuple[Tensor, Tensor, int]]):
                 # Not torch.manual_seed, which would seed the accelerator's generator as well.
                 torch.default_generator.manual_seed(key % (1 << 63))
                 views.append(self.transform(picture))
-        return views[0], views[1], index
+        return views[0], views[1], index, ""
 
 
 class _RestOfEpoch:
@@ -112,9 +121,10 @@ class TorchPipeline(Position):
         if workers is None:
             workers = default_workers()
         self.device, self.dtype = device, dtype
+        self.damage = Damage(dataset)
         transform = reference_transform(recipe, image_size, *channel_moments(dataset))
-        self._loader: DataLoader[tuple[Tensor, Tensor, int]] | None = DataLoader(
-            _TwoViews(dataset, transform, order.seed),
+        self._loader: DataLoader[_Item] | None = DataLoader(
+            _TwoViews(dataset, transform, image_size, order.seed),
             batch_sampler=_RestOfEpoch(order, self),  # type: ignore[arg-type]
             num_workers=workers,
             pin_memory=device.type == "cuda",
@@ -124,7 +134,10 @@ class TorchPipeline(Position):
 
     def __iter__(self) -> Iterator[Batch]:
         assert self._loader is not None, "the pipeline is closed"
-        for view_1, view_2, index in self._loader:
+        for view_1, view_2, index, reasons in self._loader:
+            for image, why in zip(index.tolist(), reasons, strict=True):
+                if why:
+                    self.damage.note(image, why)
             self.batch += 1
             yield Batch(self._place(view_1), self._place(view_2), index.to(self.device, non_blocking=True))
         self.set_epoch(self.epoch + 1)

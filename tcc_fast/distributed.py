@@ -6,6 +6,7 @@ b is this rank's part of a batch of B = W b; every rank's part is equally large.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 # Its name since torch 2.13, and the one before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
+
+traffic: Counter[str] = Counter()
+"""Bytes of the tensors that this rank has put into collectives, or got from a gathering, by kind. What goes over the
+wire follows from the algorithm: a ring sends about twice these bytes for a sum, and once for a gathering."""
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for another: longer than the k-means start of the main one takes."""
@@ -57,6 +62,7 @@ def gather(x: Tensor) -> Tensor:
         return x
     result = x.new_empty((world_size() * len(x), *x.shape[1:]))
     _all_gather(result, x.detach().contiguous())
+    traffic["gather"] += result.nbytes
     return result
 
 
@@ -70,6 +76,7 @@ def total_over_ranks_(x: Tensor) -> Tensor:
     """Sum over all ranks, in place. No gradient."""
     if world_size() > 1:
         dist.all_reduce(x)
+        traffic["sum"] += x.nbytes
     return x
 
 
@@ -77,6 +84,7 @@ def max_over_ranks_(x: Tensor) -> Tensor:
     """Largest over all ranks, element by element, in place. No gradient."""
     if world_size() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX)
+        traffic["max"] += x.nbytes
     return x
 
 

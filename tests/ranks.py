@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tcc_fast.batch import Batch
 from tcc_fast.batch_norm import share_batch_statistics
 from tcc_fast.config import Config, config_from_tree
-from tcc_fast.distributed import gather, keep_own_buffers, own_part, total_over_ranks_, world_size
+from tcc_fast.distributed import gather, keep_own_buffers, own_part, total_over_ranks_, traffic, world_size
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.step import TrainingStep, build_queues
@@ -84,8 +84,10 @@ def train(case: dict[str, Any], accelerator: Accelerator) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     losses = []
     for number in range(STEPS):
+        traffic.clear()
         whole = global_batch(number, dtype)
         result = step(Batch(*(own_part(part) for part in (whole.view_1, whole.view_2, whole.index))), number)
+        sent = torch.tensor([traffic[kind] for kind in ("gather", "sum", "max")])
         mean = [total_over_ranks_(part.clone()) / world_size() for part in result[:5]]
         losses.append(torch.stack(mean))
         for name, parameter in model.named_parameters():
@@ -100,6 +102,7 @@ def train(case: dict[str, Any], accelerator: Accelerator) -> dict[str, Tensor]:
     numbers, keys = gather(queue.numbers.masked_fill(~queue.valid, -1)), gather(queue.keys)
     order = numbers.argsort()
     found["Q"] = keys[order[numbers[order] >= 0]]
+    found["sent"] = sent
     found["shard"] = torch.tensor(queue.keys.shape[0])
     return {name: tensor.detach().clone().contiguous() for name, tensor in found.items()}
 

@@ -65,13 +65,24 @@ def test_losses_gradients_and_everything_after_twenty_steps_are_equal(
     one, many = alone[case], together[1][case]
     tolerance = 1e-9 if ranks.CASES[case].get("dtype", torch.float64) == torch.float64 else 2e-4
     assert one.keys() == many.keys()
-    for name in one.keys() - {"shard"}:
+    for name in one.keys() - {"shard", "sent"}:
         assert one[name].shape == many[name].shape, name  # also: the same parameters have no gradient
         kind = [tensor for other, tensor in one.items() if other.split()[0] == name.split()[0] and tensor.numel()]
         scale = max(tensor.double().abs().max().item() for tensor in kind) if kind else 0.0
         assert torch.allclose(one[name], many[name], rtol=0, atol=tolerance * scale), name
     assert one["losses"][0].isfinite().all()
     assert len({tuple(row) for row in one["losses"].tolist()}) == ranks.STEPS  # something was trained
+
+
+@pytest.mark.parametrize("case", ["many-clusters", "long-queue", "short-queue"])
+def test_what_is_sent_in_a_step_does_not_grow_with_the_queue(together: tuple[int, Results], case: str) -> None:
+    """The formulas of docs/scaling.md; J is not in them. Gradients of θ are beside this."""
+    clusters, batch, dim, double = ranks.CASES[case]["K"], ranks.BATCH, ranks.DIM, 8
+    channels = 4 + dim  # of the two batch norms
+    gathered = batch * dim + batch  # queries, and the weights of their gradients
+    summed = batch + batch * dim + 3 * clusters * dim + (4 + 2) * channels
+    expected = [double * number for number in (gathered, summed, batch)]
+    assert together[1][case]["sent"].tolist() == expected
 
 
 @pytest.mark.parametrize("case", ["two-clusters", "long-queue", "short-queue"])

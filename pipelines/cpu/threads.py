@@ -17,11 +17,11 @@ class Threads:
     Not OpenMP: its threads spin while they wait, and stand in the way of those of the training step.
 
     Args:
-        count: of threads; None: one for each core that this process may use, at most 16.
+        count: of threads, at least 1; None: one for each core that this process may use, at most 16.
     """
 
     def __init__(self, count: int | None = None) -> None:
-        self.count = count or default_workers()
+        self.count = default_workers() if count is None else max(1, count)
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="views")
 
     def share(self, work: Callable[[int, int], None], total: int, largest: int | None = None) -> None:

@@ -52,7 +52,9 @@ def make_scratch(plan: Any, height: int, width: int) -> Any:
     taps_y = (np.empty(size, np.int64), np.empty(size, np.int64), np.empty((size, max_taps(height, size)), np.float32))
     taps_x = (np.empty(size, np.int64), np.empty(size, np.int64), np.empty((size, max_taps(width, size)), np.float32))
     columns = (np.empty(padded, np.int64), np.empty((max_taps(width, size), padded), np.float32))
-    row = np.zeros(3 * width + 2 * LANES, np.float32)
+    # Output pixels at the border have fewer taps than those that are mixed together with them: the rest weighs nothing,
+    # but is read. It must be there, and finite.
+    row = np.zeros(3 * (width + max_taps(width, size)) + 2 * LANES, np.float32)
     planes = np.empty((3, size * size + LANES), np.float32)
     warped = np.empty((height, 3 * width) if plan.affine else (1, 1), np.float32)
     blurred = np.empty((2, size * size if plan.blur_size else 1), np.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,36 @@ from PIL import Image
 from tcc_fast.batch import Pipeline
 from tcc_fast.config import AugmentConfig, Config, DataConfig, TrainConfig
 from tcc_fast.datasets import Dataset, convert, open_dataset
+from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.pipelines import Shard, open_pipeline
 
 Open = Callable[..., Pipeline]
 
 NUM_PHOTOS = 46
+
+
+@cache
+def why_no_ffcv() -> str:
+    """Empty if FFCV can be used."""
+    try:
+        import_ffcv()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def skip_without(backend: str) -> None:
+    """Skip the test if what the backend reads with is not installed."""
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali")
+    if backend == "ffcv" and why_no_ffcv():
+        pytest.skip(why_no_ffcv())
+
+
+def pack(name: str, folder: Path, raw: Path | None = None, short_side: int | None = None) -> Path:
+    """Convert for every backend that is installed."""
+    formats = "tar" if why_no_ffcv() else "tar,beton"
+    return convert(name, folder, raw, short_side=short_side, workers=1, formats=formats, progress=False).path
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:
@@ -43,8 +70,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / "raw" / ("cat", "dog")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
         photo(width, height, index).save(folder / f"{index:02}.png")
-    convert("folder", root / "packed", root / "raw", short_side=48, workers=1, progress=False)
-    return root / "packed"
+    return pack("folder", root / "packed", root / "raw", short_side=48)
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +80,16 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "raw").mkdir()
     for index in range(24):
         photo(56, 40, 100 + index).save(root / "raw" / f"{index:02}.png")
-    convert("folder", root / "packed", root / "raw", short_side=40, workers=1, progress=False)
-    return root / "packed"
+    return pack("folder", root / "packed", root / "raw", short_side=40)
 
 
-@pytest.fixture(name="configure")
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 1 797 handwritten digits, for every backend."""
+    return pack("digits", tmp_path_factory.mktemp("digits") / "packed")
+
+
+@pytest.fixture(name="configure", scope="session")
 def _configure() -> Callable[..., Config]:
     return configure
 
@@ -66,6 +97,7 @@ def _configure() -> Callable[..., Config]:
 def configure(
     backend: str = "resident",
     workers: int = 0,
+    ffcv_cache: str = "os",
     batch_size: int = 8,
     image_size: int = 16,
     seed: int = 3,
@@ -75,7 +107,7 @@ def configure(
     recipe = {"rotation": 10, "shear": 5, "zoom": (0.9, 1.1), "jitter": 0.8, "blur": 0.5}
     return Config(
         seed=seed,
-        data=DataConfig(pipeline=backend, image_size=image_size, workers=workers),
+        data=DataConfig(pipeline=backend, image_size=image_size, workers=workers, ffcv_cache=ffcv_cache),
         augment=AugmentConfig(**(recipe | (augment or {}))),
         train=TrainConfig(batch_size=batch_size),
     )
@@ -83,7 +115,7 @@ def configure(
 
 @pytest.fixture(name="pipeline")
 def _pipeline() -> Iterator[Open]:
-    """`pipeline(folder, backend, shard=, dtype=, **settings)` opens one."""
+    """`pipeline(folder, backend, workers, cache, shard=, dtype=, **settings)` opens one, or skips the test."""
     opened: list[Pipeline] = []
 
     def make(
@@ -94,7 +126,8 @@ def _pipeline() -> Iterator[Open]:
         device: str = "cpu",
         **settings: Any,
     ) -> Pipeline:
-        dataset = data if isinstance(data, Dataset) else open_dataset(data)
+        skip_without(*backend[:1])
+        dataset = data if isinstance(data, Dataset) else open_dataset(data, verify=False)
         config = configure(*backend, **settings)
         made, _ = open_pipeline(dataset, config, torch.device(device), shard or Shard(), dtype)
         opened.append(made)
@@ -103,3 +136,41 @@ def _pipeline() -> Iterator[Open]:
     yield make
     for made in opened:
         made.close()
+
+
+@pytest.fixture(name="damaged")
+def _damaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
+    """`damaged(folder, {image: content}, files)`: a copy that has other bytes in place of some pictures."""
+
+    def make(folder: Path, contents: dict[int, bytes], files: str = "tar,beton") -> Dataset:
+        copy = tmp_path_factory.mktemp("damaged") / "packed"
+        shutil.copytree(folder, copy)
+        dataset = open_dataset(copy, verify=False)
+        for name in files.split(","):
+            for image, content in contents.items():
+                if name == "tar":
+                    path = copy / dataset.manifest.shards[int(dataset._shard_of[image])]
+                    overwrite(path, int(dataset._offsets[image]), int(dataset._lengths[image]), content)
+                elif dataset.manifest.beton is not None:
+                    path = copy / dataset.manifest.beton
+                    _, at, length = beton_rows(path)[image]
+                    overwrite(path, int(at), int(length), content)
+        dataset.close()
+        return open_dataset(copy, verify=False)
+
+    return make
+
+
+def overwrite(path: Path, at: int, length: int, content: bytes) -> None:
+    """Write at a place in a file, padded with zeros to a length."""
+    assert len(content) <= length
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(content.ljust(length, b"\0"))
+
+
+def beton_rows(path: Path) -> np.ndarray[Any, Any]:
+    """Number, place and length in bytes of every picture of a beton."""
+    rows = import_ffcv().reader.Reader(str(path)).alloc_table
+    assert (rows["sample_id"] == np.arange(len(rows))).all()
+    return rows

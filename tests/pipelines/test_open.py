@@ -2,67 +2,161 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tcc_fast import pipelines
 from tcc_fast.config import Config
-from tcc_fast.datasets import open_dataset
-from tcc_fast.pipelines import Shard, free_memory, open_pipeline
+from tcc_fast.datasets import Dataset, open_dataset
+from tcc_fast.datasets.pool import default_workers
+from tcc_fast.pipelines import Shard, choose_pipeline, free_memory, installed, open_pipeline
 from tcc_fast.pipelines.resident import ResidentPipeline
-from tcc_fast.pipelines.torch_views import TorchPipeline
 
 CPU = torch.device("cpu")
 NEEDED = 46 * 3 * 48 * 48
 """Bytes of the photos, stored at 48 x 48."""
+NAME = "pictures.beton"
 
 Configure = Callable[..., Config]
 
 
-def test_auto_takes_what_fits_into_half_of_the_free_memory(
-    photos: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`machine(free_memory, "ffcv", "nvidia.dali")`: as if there were so much memory, and these packages."""
+
+    def pretend(free: int, *packages: str) -> None:
+        monkeypatch.setattr(pipelines, "free_memory", lambda device: free)
+        monkeypatch.setattr(pipelines, "installed", lambda module: module in packages)
+
+    return pretend
+
+
+def with_beton(folder: Path, there: bool) -> Dataset:
+    """As if the data set had been converted with a beton, or without."""
+    dataset = open_dataset(folder, verify=False)
+    others = {name: entry for name, entry in dataset.manifest.files.items() if name != NAME}
+    beton = {NAME: next(iter(others.values()))} if there else {}
+    dataset.manifest = dataclasses.replace(dataset.manifest, files=others | beton)
+    return dataset
+
+
+def test_auto_takes_resident_if_it_fits_into_half_of_the_free_memory(
+    photos: Path, configure: Configure, machine: Callable[..., None]
 ) -> None:
-    dataset = open_dataset(photos)
-    monkeypatch.setattr(pipelines, "free_memory", lambda device: 2 * NEEDED)
+    dataset = with_beton(photos, True)
+    machine(2 * NEEDED, "ffcv", "nvidia.dali")
     pipeline, why = open_pipeline(dataset, configure("auto"), CPU)
     assert isinstance(pipeline, ResidentPipeline)
     assert why == "pipeline resident: all 46 pictures decoded once, 0 MiB of 1 MiB free on cpu"
+    assert pipeline.pictures.shape == (46, 48, 48, 3)
     assert pipeline.pictures.numel() == NEEDED
     pipeline.close()
     assert pipeline.pictures.numel() == 0
-
-    monkeypatch.setattr(pipelines, "free_memory", lambda device: 2 * NEEDED - 1)
-    pipeline, why = open_pipeline(dataset, configure("auto"), CPU)
-    assert isinstance(pipeline, TorchPipeline)
-    assert why == "pipeline torch (DataLoader): resident would need 0 MiB of 1 MiB free on cpu"
-    pipeline.close()
+    machine(2 * NEEDED - 1, "ffcv", "nvidia.dali")
+    assert choose_pipeline(dataset, configure("auto"), CPU).name != "resident"
 
 
-def test_a_backend_that_is_asked_for_is_taken(photos: Path, configure: Configure) -> None:
-    dataset = open_dataset(photos)
-    pipeline, why = open_pipeline(dataset, configure("torch"), CPU)
-    assert isinstance(pipeline, TorchPipeline)
-    assert why == "pipeline torch (DataLoader): as asked"
-    pipeline.close()
-    pipeline, why = open_pipeline(dataset, configure("resident"), CPU)
-    assert isinstance(pipeline, ResidentPipeline)
-    assert why.startswith("pipeline resident: all 46 pictures")
-    pipeline.close()
+TOO_LARGE = "resident would need 0 MiB of 1 MiB free on cpu"
+NEITHER = "and DALI is not installed: both are many times faster"
+
+
+@pytest.mark.parametrize(
+    ("beton", "packages", "name", "reason"),
+    [
+        (True, ["ffcv", "nvidia.dali"], "ffcv", TOO_LARGE),
+        (True, ["ffcv"], "ffcv", TOO_LARGE),
+        (True, ["nvidia.dali"], "dali", f"{TOO_LARGE}; FFCV is not installed"),
+        (False, ["ffcv", "nvidia.dali"], "dali", f"{TOO_LARGE}; no beton"),
+        (False, ["ffcv"], "torch", f"{TOO_LARGE}; no beton, {NEITHER}"),
+        (True, [], "torch", f"{TOO_LARGE}; FFCV is not installed, {NEITHER}"),
+        (False, [], "torch", f"{TOO_LARGE}; no beton, {NEITHER}"),
+    ],
+)
+def test_auto_takes_the_fastest_of_what_is_there_if_resident_does_not_fit(
+    photos: Path,
+    configure: Configure,
+    machine: Callable[..., None],
+    beton: bool,
+    packages: list[str],
+    name: str,
+    reason: str,
+) -> None:
+    machine(2 * NEEDED - 1, *packages)
+    choice = choose_pipeline(with_beton(photos, beton), configure("auto"), CPU)
+    assert (choice.name, choice.reason) == (name, reason)
+
+
+BACKENDS = ["resident", "ffcv", "dali", "torch"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_that_is_asked_for_is_taken(pipeline: Any, photos: Path, configure: Configure, backend: str) -> None:
+    pipeline(photos, backend).close()  # skips what is not installed
+    made, why = open_pipeline(open_dataset(photos), configure(backend), CPU)
+    assert type(made).__name__ == f"{backend.capitalize()}Pipeline"
+    assert why.startswith(f"pipeline {backend}: " + ("all 46 pictures" if backend == "resident" else "as asked"))
+    made.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_auto_takes_is_opened(
+    pipeline: Any, photos: Path, configure: Configure, machine: Callable[..., None], backend: str
+) -> None:
+    pipeline(photos, backend).close()  # skips what is not installed
+    packages = {"dali": ["nvidia.dali"], "ffcv": ["ffcv"]}.get(backend, [])
+    machine(1 << 30 if backend == "resident" else NEEDED, *packages)
+    made, why = open_pipeline(open_dataset(photos), configure("auto"), CPU)
+    assert type(made).__name__ == f"{backend.capitalize()}Pipeline"
+    assert why.startswith(f"pipeline {backend}: ")
+    made.close()
+
+
+@pytest.mark.parametrize(("backend", "cache"), [("ffcv", "os"), ("ffcv", "process")])
+def test_the_cache_of_ffcv_is_the_one_that_is_asked_for(pipeline: Any, photos: Path, backend: str, cache: str) -> None:
+    made = pipeline(photos, backend, 1, cache)
+    manager = type(made._ahead._loader.memory_manager).__name__
+    assert manager == {"os": "OSCacheManager", "process": "ProcessCacheManager"}[cache]
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 1), (3, 3), (None, default_workers()), (0, 1)])
+@pytest.mark.parametrize("backend", ["resident", "ffcv", "dali"])
+def test_workers_are_threads(pipeline: Any, photos: Path, backend: str, workers: int | None, expected: int) -> None:
+    """At least one: none at all would do nothing."""
+    made = pipeline(photos, backend, workers)
+    found = {
+        "resident": lambda: made._maker.threads.count,
+        "dali": lambda: made.threads,
+        "ffcv": lambda: made._threads.count,
+    }[backend]()
+    assert found == expected
+
+
+def test_installed_says_whether_a_package_is_there_and_imports_none() -> None:
+    before = set(sys.modules)
+    assert installed("torch")
+    assert installed("xml.dom")
+    assert not installed("no_such_package")
+    assert not installed("no_such_package.inside")
+    assert not installed("torch.no_such_module")
+    assert set(sys.modules) - before <= {"xml", "xml.dom"}
 
 
 def test_resident_that_does_not_fit_says_what_to_choose(
-    photos: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+    photos: Path, configure: Configure, machine: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(pipelines, "free_memory", lambda device: NEEDED)
+    machine(NEEDED, "ffcv", "nvidia.dali")
     dataset = open_dataset(photos)
-    with pytest.raises(ValueError, match=r"needs 0 MiB of 0 MiB free on cpu.*50%.*data.pipeline=torch.*--short-side"):
+    with pytest.raises(ValueError, match=r"needs 0 MiB of 0 MiB free on cpu.*50%.*data.pipeline=auto.*--short-side"):
         open_pipeline(dataset, configure("resident"), CPU)
 
 
-@pytest.mark.parametrize("backend", ["auto", "resident", "torch"])
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_batches_that_cannot_be_made_are_refused_before_anything_is_decoded(
     photos: Path, configure: Configure, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
