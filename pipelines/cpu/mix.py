@@ -7,6 +7,8 @@ four numbers (red, green, blue, and one to ignore); transposed, they are four ne
 # mypy: ignore-errors
 from __future__ import annotations
 
+from functools import partial, reduce
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -30,16 +32,28 @@ def mix_two(typing, row, at, weights, first, planes, z):
         planes: (3, m) float32.
         z: where the four go.
     """
-    return types.void(row, at, weights, types.int64, planes, types.int64), _emit
+    return types.void(row, at, weights, types.int64, planes, types.int64), partial(_emit, unrolled=2)
+
+
+@intrinsic
+def mix_three(typing, row, at, weights, first, planes, z):
+    """Like `mix_two` with k < 3."""
+    return types.void(row, at, weights, types.int64, planes, types.int64), partial(_emit, unrolled=3)
+
+
+@intrinsic
+def mix_four(typing, row, at, weights, first, planes, z):
+    """Like `mix_two` with k < 4."""
+    return types.void(row, at, weights, types.int64, planes, types.int64), partial(_emit, unrolled=4)
 
 
 @intrinsic
 def mix_many(typing, row, at, weights, first, planes, z, taps):
-    """Like `mix_two` with k < `taps`, which is at least 2."""
-    return types.void(row, at, weights, types.int64, planes, types.int64, types.int64), _emit
+    """Like `mix_two` with k < `taps`, which is at least 4."""
+    return types.void(row, at, weights, types.int64, planes, types.int64, types.int64), partial(_emit, unrolled=4)
 
 
-def _emit(context, builder, signature, arguments):
+def _emit(context, builder, signature, arguments, unrolled):
     row, at, weights, first, planes, z, *taps = (
         context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else value
         for kind, value in zip(signature.args, arguments, strict=True)
@@ -65,10 +79,10 @@ def _emit(context, builder, signature, arguments):
     def plus(one, two):
         return builder.fadd(one, two, flags=["contract"])
 
-    pixels = [plus(tap(p, whole(0)), tap(p, whole(1))) for p in range(LANES)]
+    pixels = [reduce(plus, [tap(p, whole(k)) for k in range(unrolled)]) for p in range(LANES)]
     if taps:
         sums = [cgutils.alloca_once_value(builder, pixel) for pixel in pixels]
-        with cgutils.for_range(builder, taps[0], start=whole(2)) as loop:
+        with cgutils.for_range(builder, taps[0], start=whole(unrolled)) as loop:
             for p in range(LANES):
                 builder.store(plus(builder.load(sums[p]), tap(p, loop.index)), sums[p])
         pixels = [builder.load(pixel) for pixel in sums]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tcc_fast.pipelines.cpu.compile import compiled, vectorised
 from tcc_fast.pipelines.cpu.draw import ANGLE, HEIGHT, LEFT, SHEAR, TOP, WIDTH, ZOOM
-from tcc_fast.pipelines.cpu.mix import LANES, mix_many, mix_two
+from tcc_fast.pipelines.cpu.mix import LANES, mix_four, mix_many, mix_three, mix_two
 
 Floats = NDArray[np.float32]
 Source = NDArray[Any]
@@ -75,9 +75,16 @@ def _blend_rows(source: Source, x: int, n: int, y: int, count: int, weights: Flo
             row[j] = w1 * np.float32(one[x + j]) + w2 * np.float32(two[x + j])
         return
     three, w3 = source[y + 2], weights[2]
+    if count == 3:
+        for j in range(n):
+            row[j] = w1 * np.float32(one[x + j]) + w2 * np.float32(two[x + j]) + w3 * np.float32(three[x + j])
+        return
+    four, w4 = source[y + 3], weights[3]
     for j in range(n):
-        row[j] = w1 * np.float32(one[x + j]) + w2 * np.float32(two[x + j]) + w3 * np.float32(three[x + j])
-    for k in range(3, count):
+        row[j] = (w1 * np.float32(one[x + j]) + w2 * np.float32(two[x + j])) + (
+            w3 * np.float32(three[x + j]) + w4 * np.float32(four[x + j])
+        )
+    for k in range(4, count):
         more, w = source[y + k], weights[k]
         for j in range(n):
             row[j] += w * np.float32(more[x + j])
@@ -132,12 +139,19 @@ def crop_rows(
     first, count, weights = taps_y
     for y in range(start, stop):
         _blend_rows(source, 3 * x, 3 * n, first[y], count[y], weights[y], row)
+        at_row = y * size
         if taps == 2:
             for o in range(0, size, LANES):
-                mix_two(row, at, columns, o, planes, y * size + o)  # type: ignore[call-arg]
+                mix_two(row, at, columns, o, planes, at_row + o)  # type: ignore[call-arg]
+        elif taps == 3:
+            for o in range(0, size, LANES):
+                mix_three(row, at, columns, o, planes, at_row + o)  # type: ignore[call-arg]
+        elif taps == 4:
+            for o in range(0, size, LANES):
+                mix_four(row, at, columns, o, planes, at_row + o)  # type: ignore[call-arg]
         else:
             for o in range(0, size, LANES):
-                mix_many(row, at, columns, o, planes, y * size + o, taps)  # type: ignore[call-arg]
+                mix_many(row, at, columns, o, planes, at_row + o, taps)  # type: ignore[call-arg]
 
 
 @compiled
