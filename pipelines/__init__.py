@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,13 @@ import torch
 from tcc_fast.batch import Pipeline
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
+from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import SINGLE, EpochOrder, Shard
 from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
 
-__all__ = ["Shard", "choose_pipeline", "free_memory", "open_backend", "open_pipeline"]
+__all__ = ["Choice", "Shard", "choose_pipeline", "free_memory", "open_backend", "open_pipeline"]
 
 RESIDENT_SHARE = 0.5
 """Part of the free memory that the resident pictures may take; the rest is the model's."""
@@ -33,8 +35,14 @@ class Choice:
     reason: str
 
 
-def choose_pipeline(dataset: Dataset, config: Config, device: torch.device) -> Choice:
+def choose_pipeline(dataset: Dataset, config: Config, device: torch.device, sharing: int = 1) -> Choice:
     """The backend that ``config.data.pipeline`` names; for `auto` the fastest that this machine and data set allow.
+
+    Args:
+        dataset: the pictures.
+        config: the run's settings.
+        device: where views go.
+        sharing: processes that share the device's memory.
 
     Raises:
         ValueError: `resident` was asked for and does not fit; says what to do.
@@ -43,7 +51,7 @@ def choose_pipeline(dataset: Dataset, config: Config, device: torch.device) -> C
     if asked not in ("auto", "resident"):
         return Choice(asked, "as asked")
     height, width = common_geometry(dataset, config.data.image_size)
-    needed, free = len(dataset) * 3 * height * width, free_memory(device)
+    needed, free = len(dataset) * 3 * height * width, free_memory(device) // sharing
     size = f"{needed / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free on {device}"
     if needed <= RESIDENT_SHARE * free:
         return Choice("resident", f"all {len(dataset):,} pictures decoded once, {size}")
@@ -53,9 +61,13 @@ def choose_pipeline(dataset: Dataset, config: Config, device: torch.device) -> C
             "choose data.pipeline=auto, or convert with a smaller --short-side"
         )
     reason = f"resident would need {size}"
-    if dataset.manifest.beton is not None and installed("ffcv"):
-        return Choice("ffcv", reason)
-    lacking = "no beton" if dataset.manifest.beton is None else "FFCV is not installed"
+    lacking = "no beton"
+    if dataset.manifest.beton is not None:
+        try:
+            import_ffcv()
+            return Choice("ffcv", reason)
+        except ValueError as error:
+            lacking = str(error)
     if installed("nvidia.dali"):
         return Choice("dali", f"{reason}; {lacking}")
     return Choice("torch", f"{reason}; {lacking}, and DALI is not installed: both are many times faster")
@@ -67,20 +79,38 @@ def open_pipeline(
     device: torch.device,
     shard: Shard = SINGLE,
     dtype: torch.dtype = torch.float32,
+    choice: Choice | None = None,
+    compiled: bool = False,
 ) -> tuple[Pipeline, str]:
     """The pipeline that ``config.data.pipeline`` names, and a sentence that says which it is and why.
+
+    Args:
+        dataset: the pictures.
+        config: the run's settings.
+        device: where views go.
+        shard: which part of every batch.
+        dtype: of the views.
+        choice: what was chosen before; None: choose.
+        compiled: on a GPU: use torch.compile for the views.
 
     Raises:
         ValueError: the batch does not fit the data set or the ranks, `resident` does not fit into memory, or what
             the backend needs is not installed or not converted.
     """
     order = EpochOrder(len(dataset), config.train.batch_size, config.seed, shard)
-    choice = choose_pipeline(dataset, config, device)
-    return open_backend(choice.name, dataset, config, device, order, dtype), f"pipeline {choice.name}: {choice.reason}"
+    choice = choice or choose_pipeline(dataset, config, device)
+    pipeline = open_backend(choice.name, dataset, config, device, order, dtype, compiled)
+    return pipeline, f"pipeline {choice.name}: {choice.reason}"
 
 
 def open_backend(
-    name: str, dataset: Dataset, config: Config, device: torch.device, order: EpochOrder, dtype: torch.dtype
+    name: str,
+    dataset: Dataset,
+    config: Config,
+    device: torch.device,
+    order: EpochOrder,
+    dtype: torch.dtype,
+    compiled: bool = False,
 ) -> Pipeline:
     """The backend of this name, as `choose_pipeline` gives it, with its images in ``order``."""
     recipe, size, workers = config.augment, config.data.image_size, config.data.workers
@@ -91,16 +121,19 @@ def open_backend(
         pictures = _load(dataset, common_geometry(dataset, size), device, damage)
         sizes = torch.from_numpy(dataset.sizes().astype(np.int64))
         mean, std = channel_moments(dataset)
-        return ResidentPipeline(pictures, sizes, mean, std, recipe, size, order, dtype, damage.indices, workers)
+        return ResidentPipeline(
+            pictures, sizes, mean, std, recipe, size, order, dtype, damage.indices, workers, compiled
+        )
     if name == "ffcv":
         from tcc_fast.pipelines.ffcv_views import FfcvPipeline
 
         os_cache = config.data.ffcv_cache == "os"
-        return FfcvPipeline(dataset, recipe, size, order, device, workers, dtype, os_cache)
+        return FfcvPipeline(dataset, recipe, size, order, device, workers, dtype, os_cache, compiled)
     if name == "dali":
         from tcc_fast.pipelines.dali_views import DaliPipeline
 
-        return DaliPipeline(dataset, recipe, size, order, device, workers, dtype)
+        return DaliPipeline(dataset, recipe, size, order, device, workers, dtype, compiled)
+    assert name == "torch", name
     from tcc_fast.pipelines.torch_views import TorchPipeline
 
     return TorchPipeline(dataset, recipe, size, order, device, workers, dtype)
@@ -113,8 +146,9 @@ def _load(dataset: Dataset, geometry: tuple[int, int], device: torch.device, dam
 
         try:
             return fill_by_dali(dataset, geometry, device)
-        except RuntimeError:
-            pass  # it does not say which picture it was: the other way does
+        except (RuntimeError, ImportError) as error:  # Pillow tells which picture it is, if it is one
+            said = str(error).partition("\n")[0]
+            warnings.warn(f"DALI could not decode the pictures ({said}); Pillow does", RuntimeWarning, stacklevel=2)
     return decode(dataset, range(len(dataset)), geometry, device, damage)
 
 
@@ -124,14 +158,3 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on the device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tcc_fast.augment import ViewParameters, draw
+from tcc_fast.augment import draw
 from tcc_fast.batch import Batch
 from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
@@ -37,7 +37,7 @@ from tcc_fast.pipelines.dali_graph import build_graph, inverse_affine, outputs
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
-from tcc_fast.pipelines.view_maker import view_maker
+from tcc_fast.pipelines.view_maker import to_device, view_maker
 
 DEPTH = 2
 """Batches inside DALI while the training step runs."""
@@ -58,8 +58,8 @@ class _Feed:
     index: Tensor
     """(B,) int64, on the CPU."""
     inputs: Inputs
-    parameters: tuple[ViewParameters, ViewParameters]
-    """Of view 1 and view 2, on the CPU."""
+    parameters: tuple[Tensor, Tensor]
+    """`ViewParameters.pack` of view 1 and view 2, on the CPU."""
     blank: list[int]
     """Rows whose picture cannot be decoded."""
 
@@ -75,6 +75,7 @@ class DaliPipeline(Position):
         device: where views go. On CUDA, DALI decodes and crops there as well.
         threads: DALI's, on the CPU, at least 1; None: one per core, at most 16.
         dtype: of the views.
+        compiled: on a GPU: use torch.compile for the colours.
 
     Raises:
         ValueError: DALI is not installed.
@@ -89,6 +90,7 @@ class DaliPipeline(Position):
         device: torch.device,
         threads: int | None = None,
         dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
     ) -> None:
         super().__init__(order.batches_per_epoch)
         _require_dali()
@@ -98,7 +100,7 @@ class DaliPipeline(Position):
         self.damage = Damage(dataset)
         self._sizes = torch.from_numpy(dataset.sizes())
         mean, std = channel_moments(dataset)
-        self._maker = view_maker(recipe, image_size, mean, std, device, dtype, threads)
+        self._maker = view_maker(recipe, image_size, mean, std, device, dtype, threads, compiled)
         self._graph: Any = None
         self._fed: deque[_Feed] = deque()  # in DALI, oldest first
         self._reader = ThreadPoolExecutor(1, "dali-reader")
@@ -115,7 +117,7 @@ class DaliPipeline(Position):
                 raise
             views = [self._view(*pair, feed.blank) for pair in zip(crops, feed.parameters, strict=True)]
             self.batch += 1
-            yield Batch(views[0], views[1], self._on_device(feed.index))
+            yield Batch(views[0], views[1], to_device(feed.index, self.device))
         self.set_epoch(self.epoch + 1)
 
     def close(self) -> None:
@@ -128,16 +130,11 @@ class DaliPipeline(Position):
     # What becomes of the crops.
 
     @torch.no_grad()
-    def _view(self, crops: Tensor, parameters: ViewParameters, blank: list[int]) -> Tensor:
+    def _view(self, crops: Tensor, parameters: Tensor, blank: list[int]) -> Tensor:
         view = self._maker.finished(crops, parameters)
         if blank:
             view[blank] = 0
         return view
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()  # a copy from other memory would wait for the step under way
-        return tensor.to(self.device, non_blocking=True)
 
     # What goes into DALI, and when.
 
@@ -196,7 +193,7 @@ class DaliPipeline(Position):
         for view in (1, 2):
             key = keys(scalar_key(STREAM_AUGMENT, self.order.seed, epoch, view), index)
             drawn = draw(self.recipe, key, heights, widths)
-            parameters.append(drawn)
+            parameters.append(drawn.pack())
             start, shape = drawn.box.to(torch.int32).chunk(2, dim=1)
             inputs[f"start_{view}"], inputs[f"shape_{view}"] = start.contiguous().numpy(), shape.contiguous().numpy()
             inputs[f"flip_{view}"] = drawn.flip.to(torch.int32).numpy()

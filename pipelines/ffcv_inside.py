@@ -131,8 +131,9 @@ def decode_pictures(locations: Any, start: int, stop: int, offsets: Any, pixels:
         target = pixels.ctypes.data + offsets[i - start]
         address, length, mode, height, width = locations[i]
         if mode == _RAW:
-            ctypes_memcopy(address, target, length)
             failed[i] = length != 3 * height * width
+            if not failed[i]:
+                ctypes_memcopy(address, target, length)
         else:
             failed[i] = (
                 ctypes_imdecode(address, length, height, width, target, height, width, 0, 0, 1, 1, False, False) != 0

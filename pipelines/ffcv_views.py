@@ -18,25 +18,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcc_fast.augment import ViewParameters
 from tcc_fast.batch import Batch
 from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.beton import check_beton
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
-from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS, unpack
+from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
-from tcc_fast.pipelines.view_maker import TensorViews
+from tcc_fast.pipelines.view_maker import TensorViews, to_device
 
 RUN_BATCHES = 256
 """Batches, at least, that FFCV is given at a time: it begins each run with an empty queue."""
-PART = 8
-"""Pictures that a thread decodes before it makes their views."""
+PART, PART_BYTES = 8, 16 << 20
+"""Pictures, and bytes of them, that a thread decodes at most before it makes their views (one picture in any case)."""
+CACHE_SHARE = 0.5
+"""Part of the free memory that FFCV's own cache may take."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class _Made:
     """(B,) int64, on the CPU."""
     views: Tensor
     """(2, B, S, S, 3): float32 views, or uint8 crops on their way to a GPU."""
-    parameters: tuple[ViewParameters, ViewParameters] | None
-    """Of the crops; None for views."""
+    parameters: tuple[Tensor, Tensor] | None
+    """`ViewParameters.pack` of the crops; None for views."""
     failed: dict[int, str]
     """Row and reason of each picture that could not be decoded."""
 
@@ -66,8 +68,9 @@ class FfcvPipeline(Position):
         device: where views go.
         threads: that decode; None: one per core, at most 16.
         dtype: of the views.
-        os_cache: read through the file cache of the system, which all processes share; else FFCV holds the pages
-            that it needs soon in memory of this process, for files on a network or larger than the memory.
+        os_cache: read through the file cache of the system, which all processes share; else FFCV reads the file into
+            memory of this process, page by page, for files on a network.
+        compiled: on a GPU: use torch.compile for the colours.
 
     Raises:
         ValueError: FFCV is not installed, or the data set has no beton that it can read; says what to do.
@@ -83,6 +86,7 @@ class FfcvPipeline(Position):
         threads: int | None = None,
         dtype: torch.dtype = torch.float32,
         os_cache: bool = True,
+        compiled: bool = False,
     ) -> None:
         super().__init__(order.batches_per_epoch)
         self._beton = _beton(dataset)
@@ -93,12 +97,14 @@ class FfcvPipeline(Position):
         self.dataset, self.image_size, self.order = dataset, image_size, order
         self.device, self.dtype = device, dtype
         self.damage = Damage(dataset)
-        self._bytes = self._beton.stat().st_size
+        self._file = _identity(self._beton)
+        if not os_cache:
+            _check_memory(self._beton)
         mean, std = channel_moments(dataset)
         self._plan = make_plan(recipe, image_size, mean, std)
         self._finisher: TensorViews | None = None
         if device.type != "cpu":
-            self._finisher = TensorViews(recipe, image_size, mean, std, device, dtype, compiled=device.type == "cuda")
+            self._finisher = TensorViews(recipe, image_size, mean, std, device, dtype, compiled)
         self._threads: Threads | None = Threads(threads)
         self._memory = threading.local()
         share = order.batch_size // order.shard.world_size
@@ -152,7 +158,7 @@ class FfcvPipeline(Position):
             if rows:
                 view[rows] = 0
             views.append(view)
-        return Batch(views[0], views[1], made.index.to(self.device, non_blocking=True))
+        return Batch(views[0], views[1], to_device(made.index, self.device))
 
     def _start(self, position: tuple[int, int]) -> None:
         self._check_file()
@@ -173,11 +179,11 @@ class FfcvPipeline(Position):
     def _check_file(self) -> None:
         """Before every batch, since reading beyond the end of a mapped file kills the process."""
         try:
-            size = self._beton.stat().st_size
+            found = _identity(self._beton)
         except OSError as error:
             raise ValueError(f"{self._beton}: cannot be read any more ({error.strerror})") from None
-        if size != self._bytes:
-            raise ValueError(f"{self._beton}: had {self._bytes} bytes when opened, now {size}; convert again")
+        if found != self._file:
+            raise ValueError(f"{self._beton}: is no longer the file that was opened; convert the data set again")
 
     # FFCV's thread, and ours under it.
 
@@ -214,7 +220,8 @@ class FfcvPipeline(Position):
             )
 
         assert self._threads is not None
-        self._threads.share(part, count, PART)
+        largest = 3 * int(shapes.prod(axis=1).max())
+        self._threads.share(part, count, max(1, min(PART, PART_BYTES // largest)))
         reasons = {}
         for row in np.flatnonzero(failed).tolist():
             # The decoder also says so of pictures that it merely found odd: those that Pillow reads are good.
@@ -225,7 +232,7 @@ class FfcvPipeline(Position):
                 continue
             shapes[row] = picture.shape[:2]
             put(picture.reshape(-1), np.zeros(1, dtype=np.int64), shapes, row, row + 1)
-        drawn = (unpack(parameters[0]), unpack(parameters[1])) if on_gpu else None
+        drawn = (torch.from_numpy(parameters[0]), torch.from_numpy(parameters[1])) if on_gpu else None
         if self.device.type == "cuda":
             out = out.to(self.device, non_blocking=True)
         return _Made((epoch, batch), index, out, drawn, reasons)
@@ -237,6 +244,20 @@ class FfcvPipeline(Position):
         if len(getattr(self._memory, "pixels", ())) < needed:
             self._memory.pixels = np.empty(needed, dtype=np.uint8)
         return self._memory.pixels, np.cumsum(sizes) - sizes
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _check_memory(beton: Path) -> None:
+    size, free = beton.stat().st_size, free_memory(torch.device("cpu"))
+    if size > CACHE_SHARE * free:  # pictures come in random order, so nearly every page is needed most of the time
+        raise ValueError(
+            f"data.ffcv_cache=process would read all {size / 2**20:,.0f} MiB of {beton} into memory, where "
+            f"{free / 2**20:,.0f} MiB are free: choose data.ffcv_cache=os"
+        )
 
 
 def _beton(dataset: Dataset) -> Path:

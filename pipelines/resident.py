@@ -11,7 +11,7 @@ from tcc_fast.batch import Batch
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.order import EpochOrder, Position
-from tcc_fast.pipelines.view_maker import view_maker
+from tcc_fast.pipelines.view_maker import to_device, view_maker
 
 
 class ResidentPipeline(Position):
@@ -32,6 +32,7 @@ class ResidentPipeline(Position):
         dtype: of the views.
         blank: indices of pictures that could not be decoded; their views are all zeros.
         threads: on a CPU; None: one a core.
+        compiled: on a GPU: use torch.compile.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class ResidentPipeline(Position):
         dtype: torch.dtype = torch.float32,
         blank: set[int] | None = None,
         threads: int | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__(order.batches_per_epoch)
         device = pictures.device
         self.pictures, self.sizes, self.order = pictures, sizes.to(device), order
-        self._maker = view_maker(recipe, image_size, mean, std, device, dtype, threads)
+        self._maker = view_maker(recipe, image_size, mean, std, device, dtype, threads, compiled)
         self._blank: Tensor | None = None
         if blank:
             self._blank = torch.zeros(len(pictures), dtype=torch.bool, device=device)
@@ -58,7 +60,8 @@ class ResidentPipeline(Position):
 
     def __iter__(self) -> Iterator[Batch]:
         while self.batch < self.batches_per_epoch:
-            index = self.order.indices(self.epoch, self.batch).to(self.pictures.device, non_blocking=True)
+            assert len(self.pictures), "the pipeline is closed"
+            index = to_device(self.order.indices(self.epoch, self.batch), self.pictures.device)
             key_1, key_2 = (scalar_key(STREAM_AUGMENT, self.order.seed, self.epoch, view) for view in (1, 2))
             view_1, view_2 = self._maker.stored(self.pictures, self.sizes, index, (key_1, key_2))
             if self._blank is not None:
@@ -71,5 +74,5 @@ class ResidentPipeline(Position):
 
     def close(self) -> None:
         """Let go of the stored pictures, and end the threads."""
-        self.pictures = self.pictures[:0]
+        self.pictures = torch.empty(0, *self.pictures.shape[1:], dtype=torch.uint8)
         self._maker.close()

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tcc_fast.augment import ViewParameters, apply, draw, finish
+from tcc_fast.augment import NUM_DRAWS, ViewParameters, apply, finish, parameters_of
 from tcc_fast.config import AugmentConfig
-from tcc_fast.draws import keys
+from tcc_fast.draws import keys, uniform
 
 
 class ViewMaker(Protocol):
@@ -31,12 +31,12 @@ class ViewMaker(Protocol):
             (B, 3, S, S) each.
         """
 
-    def finished(self, crops: Tensor, parameters: ViewParameters) -> Tensor:
+    def finished(self, crops: Tensor, parameters: Tensor) -> Tensor:
         """Views of crops that were made elsewhere: jitter, grey, blur, normalise.
 
         Args:
             crops: (B, S, S, 3) uint8 on the device.
-            parameters: of B views, on the CPU or the device.
+            parameters: `ViewParameters.pack` of B views, on the CPU.
 
         Returns:
             (B, 3, S, S).
@@ -44,6 +44,13 @@ class ViewMaker(Protocol):
 
     def close(self) -> None:
         """End what works in the background."""
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that nothing waits for: from other memory than pinned one it would wait for the step under way."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def view_maker(
@@ -54,13 +61,25 @@ def view_maker(
     device: torch.device,
     dtype: torch.dtype,
     threads: int | None = None,
+    compiled: bool = False,
 ) -> ViewMaker:
-    """The one for the device. `mean` and `std`: (3,) of the data set; `threads`: on a CPU, None is one a core."""
+    """The one for the device.
+
+    Args:
+        recipe: the augmentation.
+        image_size: S.
+        mean: (3,) of the data set.
+        std: (3,).
+        device: where views are made.
+        dtype: of the views.
+        threads: on a CPU; None: one a core.
+        compiled: elsewhere: use torch.compile.
+    """
     if device.type == "cpu":
         from tcc_fast.pipelines.cpu.maker import CpuViews
 
         return CpuViews(recipe, image_size, mean, std, dtype, threads)
-    return TensorViews(recipe, image_size, mean, std, device, dtype, compiled=device.type == "cuda")
+    return TensorViews(recipe, image_size, mean, std, device, dtype, compiled)
 
 
 class TensorViews:
@@ -86,26 +105,25 @@ class TensorViews:
     @torch.no_grad()
     def stored(self, pictures: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
         chosen, geometry = pictures[index].permute(0, 3, 1, 2), sizes[index]
-        view_1, view_2 = (self._make(chosen, geometry, index, self._key(base)) for base in bases)
+        # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
+        numbers = (uniform(keys(base, index), NUM_DRAWS) for base in bases)
+        view_1, view_2 = (self._make(chosen, geometry, u) for u in numbers)
         return view_1, view_2
 
-    def _key(self, base: int) -> Tensor:
-        """A tensor, since a number would be compiled in; filled on the device, so that nothing waits for a copy."""
-        return torch.full((), base, dtype=torch.int64, device=self.device)
-
     @torch.no_grad()
-    def finished(self, crops: Tensor, parameters: ViewParameters) -> Tensor:
-        return self._end(crops, parameters.to(self.device))
+    def finished(self, crops: Tensor, parameters: Tensor) -> Tensor:
+        return self._end(crops, to_device(parameters, self.device))
 
     def close(self) -> None:
         """Nothing works in the background."""
 
-    def _make_view(self, chosen: Tensor, geometry: Tensor, index: Tensor, key: Tensor) -> Tensor:
+    def _make_view(self, chosen: Tensor, geometry: Tensor, u: Tensor) -> Tensor:
         heights, widths = geometry.unbind(1)
-        parameters = draw(self.recipe, keys(key, index), heights, widths)
+        parameters = parameters_of(self.recipe, u, heights, widths)
         views = apply(chosen, parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths))
         return views.to(self.dtype)
 
-    def _finish_view(self, crops: Tensor, parameters: ViewParameters) -> Tensor:
+    def _finish_view(self, crops: Tensor, rows: Tensor) -> Tensor:
+        parameters = ViewParameters.unpack(rows)
         images = crops.permute(0, 3, 1, 2).to(torch.float32) / 255.0
         return finish(images, parameters, self.recipe, self.mean, self.std).to(self.dtype)

@@ -11,7 +11,7 @@ Shapes: B pictures, stored at H × W pixels, S the side of a view.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import uniform
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+NUM_DRAWS = 16 + 3 * CROP_ATTEMPTS
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 BLUR_SIGMA = (0.1, 2.0)
 JITTER_PARTS = ("brightness", "contrast", "saturation", "hue")
@@ -53,9 +54,29 @@ class ViewParameters:
     sigma: Tensor
     """(B,) pixels."""
 
-    def to(self, device: torch.device) -> ViewParameters:
-        """The same on another device."""
-        return ViewParameters(*(getattr(self, field.name).to(device) for field in fields(self)))
+    def pack(self) -> Tensor:
+        """All of them in one tensor, (B, 20) float64, to be copied at once."""
+        single = [self.angle, self.shear, self.zoom, *self.box.unbind(1), self.flip, self.jitter]
+        last = [*self.factors.unbind(1), *self.order.unbind(1), self.grey, self.blur, self.sigma]
+        return torch.stack([column.to(torch.float64) for column in single + last], dim=1)
+
+    @staticmethod
+    def unpack(rows: Tensor) -> ViewParameters:
+        """The opposite of :meth:`pack`, on any device."""
+        number, switch = rows.float(), rows != 0
+        return ViewParameters(
+            angle=number[:, 0],
+            shear=number[:, 1],
+            zoom=number[:, 2],
+            box=number[:, 3:7],
+            flip=switch[:, 7],
+            jitter=switch[:, 8],
+            factors=number[:, 9:13],
+            order=rows[:, 13:17].long(),
+            grey=switch[:, 17],
+            blur=switch[:, 18],
+            sigma=number[:, 19],
+        )
 
 
 def draw(recipe: AugmentConfig, key: Tensor, heights: Tensor, widths: Tensor) -> ViewParameters:
@@ -67,7 +88,11 @@ def draw(recipe: AugmentConfig, key: Tensor, heights: Tensor, widths: Tensor) ->
         heights: (B,) size of each picture, in pixels.
         widths: (B,).
     """
-    u = uniform(key, 16 + 3 * CROP_ATTEMPTS)
+    return parameters_of(recipe, uniform(key, NUM_DRAWS), heights, widths)
+
+
+def parameters_of(recipe: AugmentConfig, u: Tensor, heights: Tensor, widths: Tensor) -> ViewParameters:
+    """:func:`draw` from its uniform numbers, (B, NUM_DRAWS)."""
 
     def between(slot: int, low: float, high: float) -> Tensor:
         return low + (high - low) * u[:, slot]
@@ -118,6 +143,7 @@ def _crop_box(
     lowest, highest = math.exp(log_aspect[0]), math.exp(log_aspect[1])
     centre_w = torch.where(picture_aspect > highest, torch.round(heights * highest), widths.float())
     centre_h = torch.where(picture_aspect < lowest, torch.round(widths / lowest), heights.float())
+    centre_w, centre_h = centre_w.clamp(min=1.0), centre_h.clamp(min=1.0)
     centre = torch.stack(
         [torch.floor((heights - centre_h) / 2), torch.floor((widths - centre_w) / 2), centre_h, centre_w], dim=1
     )

@@ -18,6 +18,9 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        dtype = input.dtype
+        if dtype in (torch.bfloat16, torch.float16):
+            input = input.float()  # sums over many pixels need it
         summed = [dim for dim in range(input.ndim) if dim != 1]
         count = input.numel() // input.shape[1] * world_size()
         shape = [-1 if dim == 1 else 1 for dim in range(input.ndim)]
@@ -26,7 +29,9 @@ class GlobalBatchNorm(_BatchNorm):
         variance = sum_over_ranks(centred.square().sum(dim=summed)) / count
         self._track(mean.detach(), variance.detach() * (count / max(1, count - 1)))
         result = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return result * self.weight.view(shape) + self.bias.view(shape) if self.affine else result
+        if self.affine:
+            result = result * self.weight.view(shape) + self.bias.view(shape)
+        return result.to(dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:

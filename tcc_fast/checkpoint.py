@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,10 @@ class RunState:
     """Complete: ``model.num_clusters`` is set."""
     dataset: dict[str, Any]
     """Name, number of images, fingerprint, mean, std and path of the data set that was trained on."""
+    backend: str
+    """Name of the pipeline that made the views."""
     loss: float | None = None
-    """Mean loss since the checkpoint before."""
+    """Mean loss of the epoch that ended here; None within an epoch, and while epochs cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,6 @@ def save_checkpoint(run: Path, state: RunState, training: Training, keep: int, l
         for part in _together(lambda: _write_shard(partial, training.queues)):
             digests |= part
         _together(lambda: _write_rest(partial, final, state, training, log, digests) if main else None)
-        _together(lambda: _tidy(run, final, state, keep) if main else None)
     except _Failed as failure:
         if main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -101,6 +103,11 @@ def save_checkpoint(run: Path, state: RunState, training: Training, keep: int, l
             f"{parent}: step {state.step} could not be written ({failure}); earlier checkpoints are "
             "untouched. Make room, or make the folder writable, and continue with --resume"
         ) from failure
+    if main:
+        try:
+            _tidy(run, keep)
+        except OSError as error:
+            warnings.warn(f"{parent}: old checkpoints cannot be removed ({error})", RuntimeWarning, stacklevel=2)
     return final
 
 
@@ -168,6 +175,7 @@ def _write_rest(
         "step": state.step,
         "pipeline": state.pipeline,
         "dataset": state.dataset,
+        "backend": state.backend,
         "loss": state.loss,
         "config": state.config.model_dump(mode="json"),
         "sha256": dict(sorted(digests.items())),
@@ -175,24 +183,25 @@ def _write_rest(
     (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _sync_to_disk(partial / STATE_FILE)
     _sync_to_disk(partial)
-    if final.exists():  # the same step again, after a resume
-        _remove(final)
+    if final.exists():  # the same step, and so the same content
+        shutil.rmtree(partial)
+        return
     partial.rename(final)
     _sync_to_disk(final.parent)
 
 
-def _tidy(run: Path, final: Path, state: RunState, keep: int) -> None:
+def _tidy(run: Path, keep: int) -> None:
     """Point ``best`` at the lowest loss, and remove what is neither that nor among the newest."""
-    best = run / "checkpoints" / BEST
-    if state.loss is not None:
-        lowest = _loss_of(best)
-        if lowest is None or state.loss < lowest:
-            fresh = best.with_name(f".{BEST}")
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(final.name)
-            fresh.replace(best)
-    for old in list_checkpoints(run)[:-keep]:
-        if old.resolve() != best.resolve():
+    found = list_checkpoints(run)
+    losses = {path: loss for path in found if (loss := _loss_of(path)) is not None}
+    best = min(losses, key=lambda path: losses[path], default=None)
+    if best:
+        fresh = run / "checkpoints" / f".{BEST}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(best.name)
+        fresh.replace(fresh.with_name(BEST))
+    for old in found[:-keep]:
+        if old != best:
             _remove(old)
 
 
@@ -268,6 +277,7 @@ def read_state(checkpoint: Path) -> RunState:
             pipeline=content["pipeline"],
             dataset=content["dataset"],
             config=config_from_tree(content["config"]),
+            backend=content["backend"],
             loss=content["loss"],
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -299,7 +309,10 @@ def load_training(checkpoint: Path, training: Training) -> dict[str, Tensor]:
     shards = [_load(path) for path in sorted(checkpoint.glob("queue-*-of-*.safetensors"))]
     numbers, keys = (torch.cat([shard[name] for shard in shards]) for name in ("numbers", "keys"))
     written = numbers >= 0
-    training.queues.instance.restore(numbers[written], keys[written], saved[WRITTEN])
+    try:
+        training.queues.instance.restore(numbers[written], keys[written], saved[WRITTEN])
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}: a queue-*.safetensors of a rank is not there") from None
     _load_optimizer(_load(checkpoint / "optimizer.safetensors"), training.model, training.optimizer)
     _set_rng(_load(checkpoint / "rng.safetensors"))
     log = checkpoint / "log.safetensors"

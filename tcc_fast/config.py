@@ -47,7 +47,7 @@ class DataConfig(Section):
     workers: int | None = Field(None, ge=0)
     """Threads that make views on the CPU, processes for `torch` (0: none); empty: one per core, at most 16."""
     ffcv_cache: Literal["os", "process"] = "os"
-    """How `ffcv` reads: through the system's file cache, or into memory of its own (files on a network)."""
+    """How `ffcv` reads: through the system's file cache, or all into memory of its own (files on a network)."""
 
 
 class AugmentConfig(Section):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+Result = TypeVar("Result")
 
 # Its name since torch 2.13, and the one before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -95,6 +98,23 @@ def gather_objects(x: Any) -> list[Any]:
     found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, x)
     return found
+
+
+def decide(work: Callable[[], Result]) -> Result:
+    """What ``work`` gives on the main rank, on every rank; a `ValueError` there is raised on all."""
+    if world_size() == 1:
+        return work()
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = work()
+        except ValueError as error:
+            answer[1] = str(error)
+    dist.broadcast_object_list(answer, 0)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    result: Result = answer[0]
+    return result
 
 
 def from_main_(x: Tensor) -> Tensor:

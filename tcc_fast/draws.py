@@ -46,11 +46,11 @@ def scalar_key(*coordinates: int) -> int:
     return key - (1 << 64) if key >= 1 << 63 else key
 
 
-def keys(base: int | Tensor, values: Tensor) -> Tensor:
+def keys(base: int, values: Tensor) -> Tensor:
     """One key for each value: ``keys(scalar_key(a, b), v)[i] == scalar_key(a, b, v[i])``.
 
     Args:
-        base: result of :func:`scalar_key`, as a number or as a tensor of one.
+        base: result of :func:`scalar_key`.
         values: int64, any shape.
     """
     return _mix(base + (values + 1) * _GOLDEN)

@@ -48,7 +48,7 @@ def embed(
     model.eval()
     features, assignments = [], []
     own = indices[rank() :: world_size()]
-    if not own:
+    if len(indices) < world_size():
         raise ValueError(f"{len(indices)} pictures cannot be shared by {world_size()} processes: launch fewer")
     for views in whole_views(dataset, own, image_size, batch_size, device, moments):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -120,13 +120,16 @@ class ShardedQueue(nn.Module):
             numbers: (n,) int64 of the keys of all shards, in any order; at least those that are valid.
             keys: (n, d).
             written: () int64.
+
+        Raises:
+            ValueError: a key that counts is not among them.
         """
         self.keys.zero_()
         self.written.copy_(written)
+        numbers, order = numbers.to(self.keys.device).sort()
         wanted = self.numbers
-        order = numbers.argsort()
-        place = torch.searchsorted(numbers[order], wanted).clamp(max=max(0, len(numbers) - 1))
-        if len(numbers):
-            found = order[place]
-            here = numbers[found] == wanted
-            self.keys[here] = keys[found[here]].to(self.keys)
+        place = torch.searchsorted(numbers, wanted).clamp(max=max(0, len(numbers) - 1))
+        here = numbers[place] == wanted if len(numbers) else torch.zeros_like(self.valid)
+        if not bool((here | ~self.valid).all()):
+            raise ValueError("keys of Q are missing")
+        self.keys[here] = keys.to(self.keys)[order[place[here]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from tcc_fast.batch_norm import average_running_statistics, share_batch_statisti
 from tcc_fast.checkpoint import RunState, Training, load_training, save_checkpoint
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.distributed import from_main_, keep_own_buffers, processes
+from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
 from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
-from tcc_fast.pipelines import Shard, open_pipeline
+from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
 from tcc_fast.start import evenly_spread, kmeans_centres
 from tcc_fast.step import TrainingStep, build_queues
 from tcc_fast.telemetry import NonFiniteLoss
@@ -36,6 +37,8 @@ class Session:
     dataset: Dataset
     accelerator: Accelerator
     pipeline: Pipeline
+    backend: str
+    """Name of the pipeline."""
     pipeline_note: str
     training: Training
     training_step: TrainingStep
@@ -59,6 +62,7 @@ class Session:
     def start_prototypes(self) -> None:
         """The k-means start: put μ and its twin at the centres of un-augmented features. Once a run; waits."""
         start = self.config.start
+        self._average_statistics()
         features, _ = embed(
             self.model,
             self.dataset,
@@ -67,6 +71,8 @@ class Session:
             self.accelerator.device,
             bf16=self.accelerator.mixed_precision == "bf16",
         )
+        if not torch.isfinite(features).all():  # known to all ranks, unlike what the main one finds below
+            raise ValueError("features are not finite at the k-means start: lower optim.lr")
         centres = torch.zeros_like(self.model.prototypes)
         if self.accelerator.is_main_process:
             centres.copy_(kmeans_centres(features, len(self.model.prototypes), start.restarts, self.config.seed))
@@ -75,6 +81,12 @@ class Session:
         self.training.twin.set_prototypes(centres)
         # Whatever the optimiser remembers of μ is of another place (compiled steps give it gradients of zero).
         self.optimizer.state.pop(self.model.prototypes, None)
+
+    def _average_statistics(self) -> None:
+        """Running statistics are the ranks' own unless batch norm is over the global batch."""
+        if not self.config.model.sync_batch_norm:
+            average_running_statistics(self.model)
+            average_running_statistics(self.training.twin)
 
     def check_finite(self) -> None:
         """Raise if a parameter is NaN or infinite. Waits for the device."""
@@ -90,9 +102,8 @@ class Session:
             log: losses not yet reported.
             loss: mean loss of the epoch that has ended; None within an epoch.
         """
-        average_running_statistics(self.model)
-        average_running_statistics(self.training.twin)
-        state = RunState(self.step, self.pipeline.state_dict(), self.config, describe(self.dataset), loss)
+        self._average_statistics()
+        state = RunState(self.step, self.pipeline.state_dict(), self.config, describe(self.dataset), self.backend, loss)
         return save_checkpoint(run, state, self.training, self.config.train.keep_checkpoints, log)
 
     def load(self, checkpoint: Path, saved: RunState) -> dict[str, Tensor]:
@@ -108,8 +119,14 @@ class Session:
         return log
 
 
-def open_session(config: Config, data: Path, run: Path) -> Session:
+def open_session(config: Config, data: Path, run: Path, saved: RunState | None = None) -> Session:
     """Build all parts of a run.
+
+    Args:
+        config: all settings.
+        data: the data set folder.
+        run: the run's folder.
+        saved: of the checkpoint that will be continued, whose choice of a pipeline holds.
 
     Raises:
         ValueError: the data set, the batch size, K or the memory does not fit; says what to do.
@@ -133,7 +150,9 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
     assert config.model.num_clusters is not None
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    pipeline, note = open_pipeline(dataset, config, device, shard, dtype)
+    compiled = compiles(config.train.compile, device)
+    choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
+    pipeline, note = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
 
     set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
     model = TCC(config.model, config.loss)
@@ -141,10 +160,12 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
         share_batch_statistics(model, device.type == "cuda")
     model = model.to(device).to(memory_format=torch.channels_last)
     twin = momentum_twin(model)
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        from_main_(tensor.data)  # as data parallelism does with θ: processors may differ in the last bit
     queues = build_queues(config, config.model.num_clusters)
     queues.cluster.to(device)
     queues.instance.to(device)
-    if compiles(config.train.compile, device):
+    if compiled:
         model.compile()  # in place: parameter names stay plain
         twin.compile()
     optimizer = build_optimizer(model, config.optim)
@@ -152,7 +173,16 @@ def open_session(config: Config, data: Path, run: Path) -> Session:
     start_step = pipeline.batches_per_epoch * config.start_epoch
     training_step = TrainingStep(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
     training = Training(model, twin, queues, optimizer)
-    return Session(config, dataset, accelerator, pipeline, note, training, training_step)
+    return Session(config, dataset, accelerator, pipeline, choice.name, note, training, training_step)
+
+
+def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: str | None) -> Choice:
+    """The pipeline; that of a continued run, since another one would give other pixels."""
+    if before is not None and config.data.pipeline == "auto":
+        return Choice(before, "as before")
+    # Processes of one machine share its memory; each has a GPU of its own.
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if accelerator.device.type == "cpu" else 1
+    return choose_pipeline(dataset, config, accelerator.device, sharing)
 
 
 def resolve_precision(choice: str, device: torch.device) -> str:
@@ -210,6 +240,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 # What may differ between a run and its continuation: nothing here touches what is computed.
 _FREE_KEYS = (
     "data.workers",
+    "data.ffcv_cache",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tcc_fast.assign import cluster_representation, cluster_sums
 from tcc_fast.batch import Batch
@@ -107,11 +108,12 @@ class TrainingStep:
         """Train on one batch; ``step`` counts from 0 over the whole run."""
         losses, new_keys = self.contrast(batch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        idle = self._idle_parameters(step) if world_size() > 1 else []
-        # Data parallelism waits for a gradient of every parameter, also of those that have no part in this step.
-        self.accelerator.backward(losses.loss + sum(0.0 * parameter.sum() for parameter in idle))
+        loss, idle = losses.loss, self._idle_parameters(step)
+        if isinstance(self.model, DistributedDataParallel):  # it waits for a gradient of every parameter
+            loss = loss + sum(0.0 * parameter.sum() for parameter in idle)
+        self.accelerator.backward(loss)
         for parameter in idle:
-            parameter.grad = None
+            parameter.grad = None  # not zero, by which the optimiser would still move them
         self.optimizer.step()
         if self.clusters_on(step):
             self.queues.cluster.enqueue_no_sync(new_keys.cluster)

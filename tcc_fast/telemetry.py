@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -50,8 +51,10 @@ class LossLog:
         return {name: torch.stack(part) for name, part in parts.items() if part}
 
     def load_tensors(self, saved: dict[str, Tensor], device: torch.device) -> None:
-        """Go on from what :meth:`tensors` gave."""
+        """Go on from what :meth:`tensors` gave. It was a single process, since several stop at logged steps only."""
         self._clear()
+        if "sizes" in saved:
+            saved = saved | {"sizes": saved["sizes"] / world_size()}
         parts = (("scalars", self._scalars), ("mean_pi", self._mean_pi), ("sizes", self._sizes))
         for name, part in parts:
             part.extend(saved[name].to(device, copy=True) if name in saved else ())
@@ -114,8 +117,14 @@ class MetricsFile:
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one object."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise ValueError(
+                f"{self._path} cannot be written ({error.strerror}); checkpoints are untouched. Make room, and "
+                "continue with --resume"
+            ) from error
 
     def mean_loss(self, epoch: int) -> float | None:
         """Mean of `loss` over the lines of an epoch; None if there are none."""
@@ -125,7 +134,8 @@ class MetricsFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            self._file.close()
 
 
 class CollapseAlarm:

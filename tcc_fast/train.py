@@ -15,7 +15,7 @@ from torch import Tensor
 from tcc_fast.checkpoint import drop_later_checkpoints, find_checkpoint, list_checkpoints, read_state
 from tcc_fast.config import Config
 from tcc_fast.display import Display
-from tcc_fast.distributed import processes
+from tcc_fast.distributed import decide, processes
 from tcc_fast.encoder import stem_advice
 from tcc_fast.optim import learning_rate, set_learning_rate
 from tcc_fast.preemption import Preempted, Preemption
@@ -48,10 +48,10 @@ def train(
         ValueError: something the user can mend; says what to do.
         Preempted: SIGTERM came; a checkpoint of that moment is there.
     """
-    checkpoint = checkpoint or _checkpoint_to_resume(run, resume)
-    saved = read_state(checkpoint) if checkpoint else None
-    processes().wait_for_everyone()  # all have looked at the folder before one writes to it
-    session = open_session(config, data, run)
+    processes()  # from here on, several of them know of each other
+    checkpoint = decide(lambda: checkpoint or _checkpoint_to_resume(run, resume))
+    saved = decide(lambda: read_state(checkpoint) if checkpoint else None)
+    session = open_session(config, data, run, saved)
     unreported: dict[str, Tensor] = {}
     if checkpoint and saved:
         unreported = session.load(checkpoint, saved)
@@ -92,14 +92,18 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
             session.step += 1
             if session.step % config.train.log_every == 0:
                 reporter.report(epoch, lr)  # sync
-            if preemption.agreed(session.step):
+            stopping = preemption.agreed(session.step)
+            if stopping and pipeline.state_dict()["batch"] < pipeline.batches_per_epoch:
                 session.check_finite()
                 raise Preempted(session.save(run, reporter.log.tensors(), loss=None))
-        if (epoch + 1) % config.train.checkpoint_every == 0 or epoch + 1 == config.train.epochs:
+        ends = (epoch + 1) % config.train.checkpoint_every == 0 or epoch + 1 == config.train.epochs
+        if ends or stopping:
             reporter.report(epoch, lr)  # sync; finds a NaN before it is saved
             session.check_finite()  # sync: a checkpoint never holds NaN
             newest = session.save(run, {}, reporter.epoch_loss(epoch))  # sync
             reporter.restart_clock()
+        if stopping and newest and epoch + 1 < config.train.epochs:
+            raise Preempted(newest)
     return newest
 
 
@@ -120,7 +124,9 @@ class Reporter:
         self.metrics = None
         if self.main:
             self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            fresh = self.run / "config.partial"
+            fresh.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            fresh.replace(self.run / "config.yaml")
             self.metrics = MetricsFile(self.run / "metrics.jsonl", self.session.step)
         if config.train.tensorboard:
             self.session.accelerator.init_trackers("tensorboard")
@@ -169,8 +175,16 @@ class Reporter:
                 self.display.alarm(sentence)
 
     def epoch_loss(self, epoch: int) -> float | None:
-        """Mean of the losses logged in an epoch; None on ranks that write no metrics."""
-        return self.metrics.mean_loss(epoch) if self.metrics else None
+        """Mean of the losses logged in an epoch, if epochs can be compared by it; None on ranks that write no metrics.
+
+        While Q fills, before clusters are trained and while α grows, the loss is another one.
+        """
+        session = self.session
+        settled = session.training_step.start_step + session.config.loss.alpha_ramp_steps
+        filled = -(-session.config.queue.instance_length // session.config.train.batch_size)
+        if self.metrics is None or epoch * session.pipeline.batches_per_epoch < max(settled, filled):
+            return None
+        return self.metrics.mean_loss(epoch)
 
 
 def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:

@@ -1,6 +1,6 @@
 """Twenty steps of training on the same global batches, by one process or by several; writes what came of them.
 
-``accelerate launch --cpu --num_processes N tests/ranks.py FOLDER``, or `run` in this process. Every case of `CASES`
+``accelerate launch --multi_gpu --num_processes N tests/ranks.py FOLDER``, or `run` here. Every case of `CASES`
 gives FOLDER/CASE.safetensors: losses and gradients of every step, and the parameters, twin and queues at the end.
 """
 

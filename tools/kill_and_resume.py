@@ -9,6 +9,7 @@ the bytes of the undisturbed one, and its metrics the same numbers, speed left o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -49,21 +50,43 @@ def command(data: Path, run: Path, processes: int) -> list[str]:
 
 
 def start(data: Path, run: Path, processes: int) -> subprocess.Popen[bytes]:
-    """In a process group of its own, so that a kill reaches every rank."""
+    """Its output goes to a file beside the run."""
     with (run.parent / f"{run.name}.log").open("ab") as log:
         return subprocess.Popen(
             command(data, run, processes),
             stdout=log,
             stderr=log,
-            start_new_session=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to all ranks at once."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to every rank: the launcher puts each into a session of its own, so there is no group to kill."""
+    victims = [process.pid, *descendants(process.pid)]
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
+    while any(is_alive(pid) for pid in victims):
+        time.sleep(0.01)
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children, and so on."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process can still do anything."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def wait_until(happens: Callable[[], bool], process: subprocess.Popen[bytes]) -> bool:
@@ -97,7 +120,7 @@ def disturb(data: Path, run: Path, processes: int, draw: random.Random, duration
     if alive:
         kill(process)
     half = " within a checkpoint" if list((run / "checkpoints").glob(".partial-*")) else ""
-    while start(data, run, processes).wait():
+    if start(data, run, processes).wait():
         raise SystemExit(f"the resumed run failed: see {run}.log")
     return f"killed after {when}{half}" if alive else "ended before it was killed"
 

@@ -6,6 +6,7 @@ but not in those of the functions it calls, so here the stamp of the whole packa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from functools import cache
@@ -35,7 +36,15 @@ def _compile(function: Function, fastmath: Any) -> Function:
         dispatcher = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep it: a read-only installation without a home folder
         return numba.njit(**options)(function)  # type: ignore[no-any-return]
-    dispatcher._cache._cache_file._source_stamp = source_stamp()
+    cache = dispatcher._cache
+    cache._cache_file._source_stamp = source_stamp()
+    save = cache.save_overload
+
+    def save_if_there_is_room(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    cache.save_overload = save_if_there_is_room
     return dispatcher  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,7 @@
 """`tcc_fast.augment.draw`, compiled: the same key gives the same parameters.
 
-A view's parameters are a row of `NUM_PARAMETERS` float64; the names below are its columns.
+A view's parameters are a row of `NUM_PARAMETERS` float64, as `ViewParameters.pack` lays them out; the names below are
+its columns.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tcc_fast.augment import BLUR_SIGMA, CROP_ATTEMPTS, ViewParameters
+from tcc_fast.augment import BLUR_SIGMA, CROP_ATTEMPTS
 from tcc_fast.config import AugmentConfig
 from tcc_fast.pipelines.cpu.compile import compiled
 
@@ -51,34 +51,6 @@ def recipe_row(recipe: AugmentConfig) -> Row:
             recipe.blur,
         ],
         dtype=np.float64,
-    )
-
-
-def pack(parameters: ViewParameters) -> Row:
-    """Parameters of B views, drawn by `tcc_fast.augment.draw`, as (B, NUM_PARAMETERS)."""
-    p = parameters
-    single = [p.angle, p.shear, p.zoom, *p.box.unbind(1), p.flip, p.jitter]
-    last = [*p.factors.unbind(1), *p.order.unbind(1), p.grey, p.blur, p.sigma]
-    return torch.stack([column.to(torch.float64) for column in single + last], dim=1).numpy()
-
-
-def unpack(rows: Row) -> ViewParameters:
-    """The opposite of `pack`."""
-    columns = torch.from_numpy(rows)
-    single = columns[:, [ANGLE, SHEAR, ZOOM, SIGMA]].float().unbind(1)
-    switches = (columns[:, [FLIP, JITTER, GREY, BLUR]] != 0).unbind(1)
-    return ViewParameters(
-        angle=single[0],
-        shear=single[1],
-        zoom=single[2],
-        box=columns[:, TOP : WIDTH + 1].float(),
-        flip=switches[0],
-        jitter=switches[1],
-        factors=columns[:, FACTORS : FACTORS + 4].float(),
-        order=columns[:, ORDER : ORDER + 4].long(),
-        grey=switches[2],
-        blur=switches[3],
-        sigma=single[3],
     )
 
 
@@ -148,5 +120,6 @@ def _draw_box(key: Any, height: float, width: float, recipe: Row, out: Row) -> N
     lowest, highest = f(math.exp(recipe[10])), f(math.exp(recipe[11]))
     crop_w = np.rint(h * highest) if w / h > highest else w
     crop_h = np.rint(w / lowest) if w / h < lowest else h
+    crop_w, crop_h = max(crop_w, f(1)), max(crop_h, f(1))
     out[TOP], out[LEFT] = math.floor((h - crop_h) / f(2)), math.floor((w - crop_w) / f(2))
     out[HEIGHT], out[WIDTH] = crop_h, crop_w

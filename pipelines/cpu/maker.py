@@ -6,9 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcc_fast.augment import ViewParameters
 from tcc_fast.config import AugmentConfig
-from tcc_fast.pipelines.cpu.draw import pack
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import finished_views, make_plan, stored_views
 
@@ -48,8 +46,8 @@ class CpuViews:
         )
         return self.channels_last(views[0]), self.channels_last(views[1])
 
-    def finished(self, crops: Tensor, parameters: ViewParameters) -> Tensor:
-        source, rows = crops.flatten(1).numpy(), pack(parameters)
+    def finished(self, crops: Tensor, parameters: Tensor) -> Tensor:
+        source, rows = crops.flatten(1).numpy(), parameters.numpy()
         view = self.empty(len(crops))
         flat = view.flatten(1).numpy()
         self.threads.share(lambda start, stop: finished_views(source, rows, self.plan, start, stop, flat), len(crops))

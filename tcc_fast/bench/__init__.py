@@ -58,8 +58,8 @@ def compare(
             say(f"opening {name}")
             try:
                 sources[name], first[name] = first_batch(open_source, task.device)
-            except ValueError as error:
-                skipped[name] = str(error)
+            except Exception as error:  # whatever is wrong with one, the others can be measured
+                skipped[name] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         if not set(sources) - {DECODE}:
             raise ValueError(
                 "no pipeline could be measured: " + "; ".join(f"{name}: {why}" for name, why in skipped.items())

@@ -84,6 +84,5 @@ def _by_ffcv(dataset: Dataset, path: Path) -> Part:
             memory.pixels = np.empty(sizes.sum(), dtype=np.uint8)
         failed = np.zeros(len(some), dtype=np.bool_)
         decode_pictures(some, 0, len(some), np.cumsum(sizes) - sizes, memory.pixels, failed)
-        assert not failed.all(), "FFCV decodes nothing here"
 
     return part
