@@ -79,7 +79,12 @@ def train(
 def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemption) -> Path | None:
     """Train to the end; returns the last checkpoint written."""
     config, pipeline, training_step = session.config, session.pipeline, session.training_step
-    newest = None
+    newest, stopping = None, False
+
+    def save_now() -> Path:
+        session.check_finite()
+        return session.save(run, reporter.log.tensors(), loss=None)
+
     while (epoch := pipeline.state_dict()["epoch"]) < config.train.epochs:
         for batch in pipeline:
             if session.step == training_step.start_step > 0:
@@ -94,16 +99,15 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
                 reporter.report(epoch, lr)  # sync
             stopping = preemption.agreed(session.step)
             if stopping and pipeline.state_dict()["batch"] < pipeline.batches_per_epoch:
-                session.check_finite()
-                raise Preempted(session.save(run, reporter.log.tensors(), loss=None))
+                raise Preempted(save_now())
         ends = (epoch + 1) % config.train.checkpoint_every == 0 or epoch + 1 == config.train.epochs
-        if ends or stopping:
+        if ends:
             reporter.report(epoch, lr)  # sync; finds a NaN before it is saved
             session.check_finite()  # sync: a checkpoint never holds NaN
             newest = session.save(run, {}, reporter.epoch_loss(epoch))  # sync
             reporter.restart_clock()
-        if stopping and newest and epoch + 1 < config.train.epochs:
-            raise Preempted(newest)
+        if stopping and epoch + 1 < config.train.epochs:
+            raise Preempted(newest if ends and newest else save_now())
     return newest
 
 

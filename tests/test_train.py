@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tcc_fast import __main__
+from tcc_fast import __main__, pipelines
 from tcc_fast.checkpoint import list_checkpoints, read_state
 from tcc_fast.config import Config, load_config
 from tcc_fast.preemption import Preempted
@@ -241,33 +241,61 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
         train(load_config("folder", ["train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
 
 
-def test_sigterm_within_an_epoch_writes_a_checkpoint_and_the_continued_run_is_the_same(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After step 10 of 14: within the second epoch, after the k-means start, between two logged lines."""
-    config = load_config("digits", [*TINY, "train.log_every=3"])
-    train(config, digits, tmp_path / "calm")
-    step_by_step = TrainingStep.__call__
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes while this step is taken, counted from 1."""
+    one_step = TrainingStep.__call__
 
-    def announced(self: TrainingStep, batch: Any, step: int) -> Any:
-        if step == 9:
+    def announced(self: TrainingStep, batch: Any, number: int) -> Any:
+        if number == step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step_by_step(self, batch, step)
+        return one_step(self, batch, number)
 
+    monkeypatch.setattr(TrainingStep, "__call__", announced)
+
+
+@pytest.mark.parametrize(
+    ("step", "every", "position", "unreported"),
+    [
+        (10, 10, {"epoch": 1, "batch": 3}, True),
+        (9, 10, {"epoch": 1, "batch": 2}, False),
+        (7, 10, {"epoch": 1, "batch": 0}, True),
+        (7, 1, {"epoch": 1, "batch": 0}, False),
+    ],
+    ids=["within an epoch", "at a logged line", "at the end of an epoch", "at a checkpoint"],
+)
+def test_a_run_that_sigterm_has_stopped_goes_on_as_if_nothing_had_happened(
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    every: int,
+    position: dict[str, int],
+    unreported: bool,
+) -> None:
+    """Fourteen steps in two epochs, the k-means start after seven."""
+    config = load_config("digits", [*TINY, "train.log_every=3", f"train.checkpoint_every={every}"])
+    train(config, digits, tmp_path / "calm")
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", announced)
+        stop_after(step, patch)
         with pytest.raises(Preempted, match=r"continue with --resume") as stop:
             train(config, digits, tmp_path / "stopped")
     assert signal.getsignal(signal.SIGTERM) == before
     state = read_state(stop.value.checkpoint)
-    assert (state.step, state.pipeline, state.loss) == (10, {"epoch": 1, "batch": 3}, None)
-    assert (stop.value.checkpoint / "log.safetensors").exists()  # the loss of step 10
+    assert (state.step, state.pipeline) == (step, position)
+    assert (stop.value.checkpoint / "log.safetensors").exists() == unreported
 
     train(config, digits, tmp_path / "stopped", resume="auto")
     calm, stopped = (list_checkpoints(tmp_path / name)[-1] for name in ("calm", "stopped"))
     assert_same_checkpoints(calm, stopped)
     assert without_speed(read_metrics(tmp_path / "calm")) == without_speed(read_metrics(tmp_path / "stopped"))
+
+
+def test_sigterm_at_the_last_step_changes_nothing(
+    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(14, monkeypatch)
+    assert read_state(train(tiny, digits, tmp_path / "run")).step == 14
 
 
 def test_a_preempted_command_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -281,11 +309,27 @@ def test_a_preempted_command_has_an_exit_code_of_its_own(monkeypatch: pytest.Mon
 
 
 def test_the_checkpoint_with_the_lowest_loss_stays_and_is_linked(digits: Path, tmp_path: Path) -> None:
+    """Of those that can be compared: Q (1 000 keys, 256 a step) is full by the second epoch."""
     options = ["train.epochs=5", "train.checkpoint_every=1", "train.keep_checkpoints=1", "start.method=none"]
-    train(load_config("digits", [*TINY, *options]), digits, tmp_path / "run")
+    train(load_config("digits", [*TINY, *options, "queue.instance_length=1000"]), digits, tmp_path / "run")
     lines = read_metrics(tmp_path / "run")
     means = [np.mean([line["loss"] for line in lines if line["epoch"] == epoch]) for epoch in range(5)]
     best = (tmp_path / "run" / "checkpoints" / "best").resolve()
-    assert read_state(best).step == 7 * (1 + int(np.argmin(means)))
-    assert read_state(best).loss == pytest.approx(min(means))
+    assert min(means) == means[0]  # there Q is nearly empty
+    assert read_state(best).step == 7 * (2 + int(np.argmin(means[1:])))
+    assert read_state(best).loss == pytest.approx(min(means[1:]))
     assert set(list_checkpoints(tmp_path / "run")) == {best, tmp_path / "run" / "checkpoints" / "step-000000035"}
+
+
+def test_a_continued_run_keeps_the_pipeline_that_was_chosen(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("digits", [*TINY, "start.method=none", "train.checkpoint_every=1"])
+    with monkeypatch.context() as patch:
+        stop_after(10, patch)
+        patch.setattr(pipelines, "installed", lambda module: False)
+        patch.setattr(pipelines, "free_memory", lambda device: 0)
+        with pytest.raises(Preempted) as stop:
+            train(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), digits, tmp_path)
+    assert read_state(stop.value.checkpoint).backend == "torch"
+    assert read_state(train(config, digits, tmp_path, resume="must")).backend == "torch"

@@ -176,7 +176,7 @@ def blur(planes: Any, size: int, kernel_size: int, sigma: float, one: Any, two: 
 
 
 @vectorised
-def join(planes: Any, start: int, stop: int, gain: Any, offset: Any, out: Any) -> None:
+def interleave(planes: Any, start: int, stop: int, gain: Any, offset: Any, out: Any) -> None:
     """Normalise pixels start .. stop, channels side by side: out[3 i + c] = planes[c, i] · gain[c] + offset[c]."""
     red, green, blue = planes[0, start:stop], planes[1, start:stop], planes[2, start:stop]
     view = out[3 * start : 3 * stop]
@@ -188,7 +188,7 @@ def join(planes: Any, start: int, stop: int, gain: Any, offset: Any, out: Any) -
 
 
 @vectorised
-def part(levels: Any, start: int, stop: int, planes: Any) -> None:
+def split_planes(levels: Any, start: int, stop: int, planes: Any) -> None:
     """Pixels start .. stop of (n · 3,) levels 0..255, channels side by side, to the planes in 0..1."""
     red, green, blue = planes[0, start:stop], planes[1, start:stop], planes[2, start:stop]
     view = levels[3 * start : 3 * stop]

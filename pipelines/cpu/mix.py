@@ -25,7 +25,7 @@ def mix_two(typing, row, at, weights, first, planes, z):
     """planes[c, z + p] = Σ_k weights[k, f + p] · row[at[f + p] + 3 k + c], for 4 pixels p and 3 channels c, k < 2.
 
     Args:
-        row: (n,) float32, channels side by side, with at least 4 numbers after the last that has weight.
+        row: (n,) float32, channels side by side; 4 numbers are read for each tap, whatever its weight.
         at: (S,) int64.
         weights: (most taps, S) float32.
         first: f, of the four pixels.

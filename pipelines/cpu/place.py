@@ -132,7 +132,7 @@ def crop_rows(
         source: (H, 3 W).
         taps_y: first, count, weights of `resize_taps`.
         at: of `lay_columns`, like `columns` and `taps`.
-        row: (3 n + 8,) scratch.
+        row: scratch of `make_scratch`: beyond 3 n, all that is read has no weight.
         planes: (3, S · S + 4): the last 4 may be written.
         size: S.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tcc_fast.augment import blur_kernel_size
 from tcc_fast.config import AugmentConfig
-from tcc_fast.pipelines.cpu.colour import before_contrast, blur, from_contrast, join, part, to_levels
+from tcc_fast.pipelines.cpu.colour import before_contrast, blur, from_contrast, interleave, split_planes, to_levels
 from tcc_fast.pipelines.cpu.compile import compiled
 from tcc_fast.pipelines.cpu.draw import BLUR, FLIP, NUM_PARAMETERS, SIGMA, draw_view, key_of, recipe_row
 from tcc_fast.pipelines.cpu.mix import LANES
@@ -98,10 +98,10 @@ def _finish(parameters: Any, plan: Any, scratch: Any, grey: float, out: Any) -> 
         stop = min(start + _BLOCK, pixels)
         from_contrast(planes, start, stop, parameters, plan.active, grey / pixels)
         if not blurs:
-            join(planes, start, stop, plan.gain, plan.offset, out)
+            interleave(planes, start, stop, plan.gain, plan.offset, out)
     if blurs:
         blur(planes, plan.size, plan.blur_size, parameters[SIGMA], blurred[0], blurred[1])
-        join(planes, 0, pixels, plan.gain, plan.offset, out)
+        interleave(planes, 0, pixels, plan.gain, plan.offset, out)
 
 
 @compiled
@@ -158,7 +158,7 @@ def finished_views(crops: Any, parameters: Any, plan: Any, start: int, stop: int
         grey = 0.0
         for first in range(0, pixels, _BLOCK):
             last = min(first + _BLOCK, pixels)
-            part(crops[i], first, last, planes)
+            split_planes(crops[i], first, last, planes)
             grey += before_contrast(planes, first, last, parameters[i], plan.active)
         _finish(parameters[i], plan, scratch, grey, out[i])
 

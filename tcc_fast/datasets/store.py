@@ -24,9 +24,8 @@ Verify = bool | Literal["auto"]
 class Dataset:
     """One packed data set, opened with `open_dataset`.
 
-    Picklable, and safe in threads, forked and spawned processes: files are opened when first read, by each
-        process
-    for itself, and read by position.
+    Picklable, and safe in threads, forked and spawned processes: files are opened when first read, by each process for
+    itself, and read by position.
 
     Attributes:
         path: the folder.
@@ -237,8 +236,7 @@ def _pread_all(handle: int, offset: int, length: int) -> bytes:
 
 
 def _members(handle: int, path: Path, index: int) -> Iterator[tuple[int, int, bytes]]:
-    """(offset, length, extension) of every member; they must be named by consecutive indices from `index`
-    on."""
+    """(offset, length, extension) of every member; they must be named by consecutive indices from `index` on."""
     at, end = 0, os.fstat(handle).st_size
     while True:
         header = os.pread(handle, _BLOCK, at)

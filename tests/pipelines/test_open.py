@@ -15,7 +15,7 @@ from tcc_fast import pipelines
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.pipelines import Shard, choose_pipeline, free_memory, installed, open_pipeline
+from tcc_fast.pipelines import Shard, choose_pipeline, free_memory, installed, memory, open_pipeline
 from tcc_fast.pipelines.resident import ResidentPipeline
 
 CPU = torch.device("cpu")
@@ -31,8 +31,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`machine(free_memory, "ffcv", "nvidia.dali")`: as if there were so much memory, and these packages."""
 
     def pretend(free: int, *packages: str) -> None:
+        def import_ffcv() -> None:
+            if "ffcv" not in packages:
+                raise ValueError("FFCV cannot be imported")
+
         monkeypatch.setattr(pipelines, "free_memory", lambda device: free)
         monkeypatch.setattr(pipelines, "installed", lambda module: module in packages)
+        monkeypatch.setattr(pipelines, "import_ffcv", import_ffcv)
 
     return pretend
 
@@ -57,7 +62,7 @@ def test_auto_takes_resident_if_it_fits_into_half_of_the_free_memory(
     assert pipeline.pictures.shape == (46, 48, 48, 3)
     assert pipeline.pictures.numel() == NEEDED
     pipeline.close()
-    assert pipeline.pictures.numel() == 0
+    assert pipeline.pictures.untyped_storage().nbytes() == 0
     machine(2 * NEEDED - 1, "ffcv", "nvidia.dali")
     assert choose_pipeline(dataset, configure("auto"), CPU).name != "resident"
 
@@ -71,10 +76,10 @@ NEITHER = "and DALI is not installed: both are many times faster"
     [
         (True, ["ffcv", "nvidia.dali"], "ffcv", TOO_LARGE),
         (True, ["ffcv"], "ffcv", TOO_LARGE),
-        (True, ["nvidia.dali"], "dali", f"{TOO_LARGE}; FFCV is not installed"),
+        (True, ["nvidia.dali"], "dali", f"{TOO_LARGE}; FFCV cannot be imported"),
         (False, ["ffcv", "nvidia.dali"], "dali", f"{TOO_LARGE}; no beton"),
         (False, ["ffcv"], "torch", f"{TOO_LARGE}; no beton, {NEITHER}"),
-        (True, [], "torch", f"{TOO_LARGE}; FFCV is not installed, {NEITHER}"),
+        (True, [], "torch", f"{TOO_LARGE}; FFCV cannot be imported, {NEITHER}"),
         (False, [], "torch", f"{TOO_LARGE}; no beton, {NEITHER}"),
     ],
 )
@@ -175,3 +180,29 @@ def test_free_memory_is_a_number_of_bytes() -> None:
     with open("/proc/meminfo", encoding="ascii") as file:
         total = next(int(line.split()[1]) for line in file if line.startswith("MemTotal:")) * 1024
     assert 2**20 < free_memory(CPU) <= total
+
+
+def test_free_memory_heeds_the_limit_of_a_container(tmp_path: Path) -> None:
+    assert memory._left_in_container(tmp_path) == sys.maxsize  # no control groups
+    (tmp_path / "memory.current").write_text("300\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._left_in_container(tmp_path) == sys.maxsize
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert memory._left_in_container(tmp_path) == 700
+
+
+def test_processes_of_a_machine_share_its_memory(
+    photos: Path, configure: Configure, machine: Callable[..., None]
+) -> None:
+    machine(4 * NEEDED)
+    assert choose_pipeline(with_beton(photos, False), configure("auto"), CPU, sharing=2).name == "resident"
+    assert choose_pipeline(with_beton(photos, False), configure("auto"), CPU, sharing=3).name == "torch"
+
+
+def test_a_process_cache_that_does_not_fit_is_refused(
+    pipeline: Any, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ffcv_views = pytest.importorskip("tcc_fast.pipelines.ffcv_views")
+    monkeypatch.setattr(ffcv_views, "free_memory", lambda device: 1 << 20)
+    with pytest.raises(ValueError, match=r"ffcv_cache=process would read all .* choose data.ffcv_cache=os"):
+        pipeline(photos, "ffcv", ffcv_cache="process")
