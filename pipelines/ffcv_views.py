@@ -24,6 +24,7 @@ from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.beton import check_beton
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
+from tcc_fast.pipelines.cpu.buffers import Buffers
 from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
@@ -107,6 +108,7 @@ class FfcvPipeline(Position):
             self._finisher = TensorViews(recipe, image_size, mean, std, device, dtype, compiled)
         self._threads: Threads | None = Threads(threads)
         self._memory = threading.local()
+        self._buffers = Buffers()
         share = order.batch_size // order.shard.world_size
         self._ahead = ffcv_inside.WorkAhead(self._beton, share, os_cache, self._make)
         self._due: Iterator[tuple[int, int]] = iter(())  # positions that the run is still to make
@@ -201,8 +203,11 @@ class FfcvPipeline(Position):
         count, size = len(index), self.image_size
         bases = np.array([scalar_key(STREAM_AUGMENT, self.order.seed, epoch, view) for view in (1, 2)])
         on_gpu = self._finisher is not None
-        dtype = torch.uint8 if on_gpu else torch.float32
-        out = torch.empty(2, count, size, size, 3, dtype=dtype, pin_memory=self.device.type == "cuda")
+        shape = (2, count, size, size, 3)
+        if on_gpu:
+            out = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        else:
+            out = self._buffers.take(*shape)
         nothing = np.empty((2, 0, 0), dtype=np.float32 if on_gpu else np.uint8)
         views, crops = (nothing, out.flatten(2).numpy()) if on_gpu else (out.flatten(2).numpy(), nothing)
         parameters = np.empty((2, count, NUM_PARAMETERS))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tcc_fast.config import AugmentConfig
+from tcc_fast.pipelines.cpu.buffers import Buffers
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import finished_views, make_plan, stored_views
 
@@ -35,6 +36,7 @@ class CpuViews:
         self.plan = make_plan(recipe, image_size, mean, std)
         self.image_size, self.dtype = image_size, dtype
         self.threads = Threads(threads)
+        self._buffers = Buffers()
 
     def stored(self, pictures: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
         source, order = pictures.flatten(2).numpy(), index.numpy()
@@ -55,7 +57,7 @@ class CpuViews:
 
     def empty(self, count: int) -> Tensor:
         """Room for views: (count, S, S, 3) float32."""
-        return torch.empty(count, self.image_size, self.image_size, 3)
+        return self._buffers.take(count, self.image_size, self.image_size, 3)
 
     def channels_last(self, views: Tensor) -> Tensor:
         """(B, S, S, 3) float32 as (B, 3, S, S), channels-last, in the dtype of the views."""

@@ -24,6 +24,7 @@ from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys, scalar_key
 from tcc_fast.pipelines.cpu import compile as compiling
 from tcc_fast.pipelines.cpu import draw as drawing
+from tcc_fast.pipelines.cpu.buffers import KEPT, Buffers
 from tcc_fast.pipelines.cpu.maker import CpuViews
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
@@ -584,3 +585,31 @@ def test_tensors_are_compiled_once_for_all_epochs(monkeypatch: pytest.MonkeyPatc
         one, other = (maker.finished(crops, parameters.pack()) for maker in (compiled, eager))
         torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE / 0.2)
     assert counter.frame_count == 2
+
+
+# Memory of views.
+
+
+def test_memory_is_used_again_only_when_nobody_holds_any_of_it() -> None:
+    buffers = Buffers()
+    first = buffers.take(4, 5)
+    address = first.data_ptr()
+    first.fill_(1)
+    part = first[2:].t()
+    second = buffers.take(4, 5)
+    assert second.data_ptr() != address
+    del first
+    third = buffers.take(4, 5)  # `part` still holds the first one
+    assert len({address, second.data_ptr(), third.data_ptr()}) == 3
+    third.fill_(2)
+    assert (part == 1).all()
+    del part
+    assert buffers.take(5, 4).data_ptr() == address
+    assert buffers.take(5, 5).data_ptr() not in (second.data_ptr(), third.data_ptr())
+
+
+def test_no_more_memory_is_kept_than_a_few_batches_need() -> None:
+    buffers = Buffers()
+    held = [buffers.take(1000) for _ in range(50)]
+    assert len({tensor.data_ptr() for tensor in held}) == 50
+    assert len(buffers._arrays) == KEPT
