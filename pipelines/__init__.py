@@ -34,6 +34,11 @@ class Choice:
     name: str
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return f"pipeline {self.name}: {self.reason}"
+
 
 def choose_pipeline(dataset: Dataset, config: Config, device: torch.device, sharing: int = 1) -> Choice:
     """The backend that ``config.data.pipeline`` names; for `auto` the fastest that this machine and data set allow.
@@ -81,8 +86,8 @@ def open_pipeline(
     dtype: torch.dtype = torch.float32,
     choice: Choice | None = None,
     compiled: bool = False,
-) -> tuple[Pipeline, str]:
-    """The pipeline that ``config.data.pipeline`` names, and a sentence that says which it is and why.
+) -> Pipeline:
+    """The pipeline that ``config.data.pipeline`` names.
 
     Args:
         dataset: the pictures.
@@ -99,8 +104,7 @@ def open_pipeline(
     """
     order = EpochOrder(len(dataset), config.train.batch_size, config.seed, shard)
     choice = choice or choose_pipeline(dataset, config, device)
-    pipeline = open_backend(choice.name, dataset, config, device, order, dtype, compiled)
-    return pipeline, f"pipeline {choice.name}: {choice.reason}"
+    return open_backend(choice.name, dataset, config, device, order, dtype, compiled)
 
 
 def open_backend(

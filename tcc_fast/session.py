@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ class Session:
     pipeline: Pipeline
     backend: str
     """Name of the pipeline."""
-    pipeline_note: str
     training: Training
     training_step: TrainingStep
     step: int = 0
@@ -119,7 +118,13 @@ class Session:
         return log
 
 
-def open_session(config: Config, data: Path, run: Path, saved: RunState | None = None) -> Session:
+def open_session(
+    config: Config,
+    data: Path,
+    run: Path,
+    saved: RunState | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Session:
     """Build all parts of a run.
 
     Args:
@@ -127,6 +132,7 @@ def open_session(config: Config, data: Path, run: Path, saved: RunState | None =
         data: the data set folder.
         run: the run's folder.
         saved: of the checkpoint that will be continued, whose choice of a pipeline holds.
+        say: told which pipeline it is and what memory it takes, before it takes it; on the main process.
 
     Raises:
         ValueError: the data set, the batch size, K or the memory does not fit; says what to do.
@@ -152,7 +158,9 @@ def open_session(config: Config, data: Path, run: Path, saved: RunState | None =
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     compiled = compiles(config.train.compile, device)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
-    pipeline, note = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
+    if accelerator.is_main_process:
+        say(choice.sentence)
+    pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
 
     set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
     model = TCC(config.model, config.loss)
@@ -173,7 +181,7 @@ def open_session(config: Config, data: Path, run: Path, saved: RunState | None =
     start_step = pipeline.batches_per_epoch * config.start_epoch
     training_step = TrainingStep(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
     training = Training(model, twin, queues, optimizer)
-    return Session(config, dataset, accelerator, pipeline, choice.name, note, training, training_step)
+    return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 
 
 def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: str | None) -> Choice:

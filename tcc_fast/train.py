@@ -32,6 +32,7 @@ def train(
     resume: Resume = "no",
     checkpoint: Path | None = None,
     on_start: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Train on a packed data set and return the last checkpoint.
 
@@ -43,6 +44,7 @@ def train(
             is an error if there is none; `auto` continues it if it has a checkpoint and starts it otherwise.
         checkpoint: with `must`: which of the run's checkpoints; None: the newest. Later ones are removed.
         on_start: called by the main process when all is well and the run's folder is there.
+        say: told, before anything large is read, which pipeline it will be.
 
     Raises:
         ValueError: something the user can mend; says what to do.
@@ -51,7 +53,7 @@ def train(
     processes()  # from here on, several of them know of each other
     checkpoint = decide(lambda: checkpoint or _checkpoint_to_resume(run, resume))
     saved = decide(lambda: read_state(checkpoint) if checkpoint else None)
-    session = open_session(config, data, run, saved)
+    session = open_session(config, data, run, saved, say)
     unreported: dict[str, Tensor] = {}
     if checkpoint and saved:
         unreported = session.load(checkpoint, saved)
@@ -152,7 +154,6 @@ class Reporter:
         self.say(f"{name}: {len(session.dataset):,} pictures into {config.model.num_clusters} clusters")
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         self.say(f"{accelerator.device}, {precision}, {accelerator.num_processes} process(es), run folder {self.run}")
-        self.say(session.pipeline_note)
         if advice := stem_advice(config.model.stem, config.data.image_size):
             self.display.alarm(advice)
         if checkpoint:

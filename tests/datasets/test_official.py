@@ -108,7 +108,7 @@ def test_from_the_official_archive_to_a_batch(name: str, tmp_path: Path) -> None
     assert report.manifest.geometry.uniform_size is not None
     size = report.manifest.geometry.uniform_size[0]
     config = load_config(name, [*settings, f"data.image_size={size}"])
-    pipeline, _ = open_pipeline(dataset, config, torch.device("cpu"))
+    pipeline = open_pipeline(dataset, config, torch.device("cpu"))
     batch = next(iter(pipeline))
     mean, std = np.array(report.manifest.mean), np.array(report.manifest.std)
     for view, index in zip(batch.view_1, batch.index, strict=True):

@@ -129,7 +129,7 @@ def _pipeline() -> Iterator[Open]:
         skip_without(*backend[:1])
         dataset = data if isinstance(data, Dataset) else open_dataset(data, verify=False)
         config = configure(*backend, **settings)
-        made, _ = open_pipeline(dataset, config, torch.device(device), shard or Shard(), dtype)
+        made = open_pipeline(dataset, config, torch.device(device), shard or Shard(), dtype)
         opened.append(made)
         return made
 

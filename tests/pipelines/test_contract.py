@@ -330,7 +330,7 @@ def many_views(made: Any) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def reference_views(frames: Path, configure: Callable[..., Config]) -> Iterator[torch.Tensor]:
     """By torchvision's own transforms, on PIL images."""
-    made, _ = open_pipeline(open_dataset(frames), configure("torch"), torch.device("cpu"))
+    made = open_pipeline(open_dataset(frames), configure("torch"), torch.device("cpu"))
     yield many_views(made)
     made.close()
 
