@@ -51,7 +51,8 @@ def convert(
         ),
     ] = None,
     formats: Annotated[
-        str, typer.Option(help="tar, or tar,beton to add the file that FFCV reads; the tar is always written.")
+        str,
+        typer.Option(help="tar; tar,beton adds the file that FFCV reads; files leaves pictures in place."),
     ] = "tar",
     overwrite: Annotated[bool, typer.Option(help="Replace the data set that is there.")] = False,
     allow_incomplete: Annotated[

@@ -23,7 +23,7 @@ from tcc_fast.datasets.progress import show_progress
 from tcc_fast.datasets.reader import Checks, LabelMode, Reader, Rejected, open_reader
 from tcc_fast.datasets.writer import DEFAULT_SHARD_BYTES, DatasetWriter
 
-FORMATS = ("tar", "beton")
+FORMATS = ("tar", "beton", "files")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class ConversionReport:
 
     def _files_line(self) -> str:
         manifest = self.manifest
+        if manifest.in_place is not None:
+            return f"files: none but an index; the pictures stay in {manifest.in_place}"
         tar = sum(manifest.files[name].bytes for name in (*manifest.shards, *manifest.indexes))
         line = f"files: tar with its index {_size(tar)}"
         return line if manifest.beton is None else f"{line}, beton {_size(manifest.files[manifest.beton].bytes)}"
@@ -136,7 +138,8 @@ def convert(
         max_pixels: larger pictures are rejected before they are decoded.
         shard_bytes: upper limit for one tar shard.
         formats: some of `FORMATS`, in a list or separated by commas: "beton" adds the file that FFCV reads. The
-            tar shards and their DALI indexes are always written.
+            tar shards and their DALI indexes are always written, unless it is "files": then the pictures of a
+            plain folder stay where they are, and only an index is made.
         overwrite: replace a data set that is there, once the new one is complete.
         allow_incomplete: take a data set of the paper as it is, and record in the manifest what is missing.
         md5: compare the MD5 of even a very large archive (ImageNet), which reads it whole.
@@ -151,7 +154,8 @@ def convert(
     src = None if src is None else Path(src)
     out = Path("data") / name if out is None else Path(out)
     _check_options(short_side, quality, workers, max_rejected, max_pixels, shard_bytes)
-    beton = "beton" in _parse_formats(formats)
+    wanted = _parse_formats(formats)
+    beton, in_place = "beton" in wanted, "files" in wanted
     if beton:
         import_ffcv()  # said now, if it is missing, not after hours of work
     reader = open_reader(name, src, labels, Checks(allow_incomplete, md5, progress))
@@ -159,24 +163,30 @@ def convert(
         _check_apart(reader.root, out)
     if reader.lossless and short_side:
         raise ValueError(f"{name} is small and stored pixel by pixel; leave --short-side out")
+    if in_place:
+        _check_in_place(reader, wanted, short_side)
+        short_side = 0
     if short_side is None:
         short_side = reader.default_short_side
     if workers is None:
         workers = 1 if reader.in_process else default_workers()
     if max_rejected is None:
         max_rejected = reader.max_rejected
-    recipe = Recipe(short_side, quality, reader.lossless, max_pixels)
+    recipe = Recipe(short_side, quality, reader.lossless, max_pixels, in_place)
+    writing = DatasetWriter(
+        out, name=name, overwrite=overwrite, shard_bytes=shard_bytes, beton=beton, in_place=in_place
+    )
     with_labels = labels != "none" and reader.class_names is not None
     rejected: collections.Counter[str] = collections.Counter()
     try:
-        with DatasetWriter(out, name=name, overwrite=overwrite, shard_bytes=shard_bytes, beton=beton) as writer:
+        with writing as writer:
             _fill(writer, reader, recipe, workers, with_labels, max_rejected, rejected, progress)
             with show_progress(f"{name}, beton", lambda: writer.num_images, progress and beton, "pictures") as advance:
                 manifest = writer.finish(
                     class_names=reader.class_names if with_labels else None,
                     short_side=short_side,
                     quality=quality,
-                    source=_about(name, reader, writer, rejected),
+                    source=_about(name, reader, writer, rejected) | _root(reader, in_place),
                     advance=advance,
                 )
     except OSError as error:
@@ -281,6 +291,19 @@ def _parse_formats(formats: str | Sequence[str]) -> set[str]:
         what = repr(unknown[0]) if unknown else "nothing"
         raise ValueError(f"formats names {what}, but can be {', '.join(FORMATS)} or {','.join(FORMATS)}")
     return set(names)
+
+
+def _check_in_place(reader: Reader, wanted: set[str], short_side: int | None) -> None:
+    if wanted != {"files"}:
+        raise ValueError("formats: files leaves the pictures where they are, so it goes with no other format")
+    if reader.root is None or not reader.root.is_dir() or reader.lossless:
+        raise ValueError("formats: files is for a folder of pictures; this source has to be converted")
+    if short_side:
+        raise ValueError("formats: files leaves the pictures as they are; leave --short-side out")
+
+
+def _root(reader: Reader, in_place: bool) -> dict[str, str]:
+    return {"root": escape_name(os.path.abspath(str(reader.root)))} if in_place else {}
 
 
 def _check_apart(src: Path, out: Path) -> None:

@@ -40,12 +40,14 @@ class Recipe:
         quality: JPEG quality of what is encoded anew, 1..100.
         lossless: PNG at native size, whatever `short_side`.
         max_pixels: pictures with more pixels are refused.
+        in_place: pictures stay as they are, so those that would have to change are refused.
     """
 
     short_side: int = 0
     quality: int = 95
     lossless: bool = False
     max_pixels: int = DEFAULT_MAX_PIXELS
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def _store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
     picture = decode_picture(payload, max_pixels=recipe.max_pixels, reduce_to=2 * recipe.short_side)
     if isinstance(picture, Rejected):
         return picture
-    return replace(_store_picture(picture, payload, recipe), source_bytes=len(payload))
+    stored = _store_picture(picture, payload, recipe)
+    return stored if isinstance(stored, Rejected) else replace(stored, source_bytes=len(payload))
 
 
 def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -139,8 +142,10 @@ def _read_part(part: FilePart) -> bytes | Rejected:
     return data if len(data) == part.length else Rejected("truncated", "archive")
 
 
-def _store_picture(picture: Picture, original: bytes, recipe: Recipe) -> Stored:
+def _store_picture(picture: Picture, original: bytes, recipe: Recipe) -> Stored | Rejected:
     image = picture.image
+    if recipe.in_place and not picture.plain:
+        return Rejected("needs conversion", picture.kind)
     if recipe.lossless:
         return _as_png(image)
     target = target_size(*picture.full_size, recipe.short_side)

@@ -13,6 +13,7 @@ MANIFEST_FILE = "dataset.json"
 IMAGES_FILE = "images.csv"
 LABELS_FILE = "labels.csv"
 REJECTED_FILE = "rejected.csv"
+FILES_FILE = "files.csv"
 BETON_FILE = "pictures.beton"
 ENCODINGS = ("png", "jpeg", "mixed")
 
@@ -82,6 +83,12 @@ class Manifest:
     def beton(self) -> str | None:
         """Name of the file for FFCV, None when the set was converted without."""
         return BETON_FILE if BETON_FILE in self.files else None
+
+    @property
+    def in_place(self) -> str | None:
+        """The folder in which the pictures lie, escaped, when there are no shards because they stayed there."""
+        root = self.source.get("root")
+        return root if FILES_FILE in self.files and isinstance(root, str) else None
 
     @property
     def num_bytes(self) -> int:
@@ -199,7 +206,7 @@ def _build(content: Mapping[str, Any]) -> Manifest:
         num_rejected=_count(content["num_rejected"], "num_rejected"),
         tool_version=_text(content["tool_version"], "tool_version"),
     )
-    _check(bool(manifest.shards), "files lists no shard")
+    _check(bool(manifest.shards) or manifest.in_place is not None, "files lists no shard")
     return manifest
 
 

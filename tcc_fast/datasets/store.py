@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import JpegImagePlugin, PngImagePlugin
 
-from tcc_fast.datasets.manifest import IMAGES_FILE, LABELS_FILE, Manifest, read_manifest
+from tcc_fast.datasets.manifest import FILES_FILE, IMAGES_FILE, LABELS_FILE, Manifest, read_manifest
+from tcc_fast.datasets.names import escape_name, unescape_name
 
 AUTO_VERIFY_BYTES = 2 << 30
 _BLOCK = 512
@@ -40,6 +41,7 @@ class Dataset:
         self._shards = manifest.shards
         self._handles: dict[int, int] = {}
         self._table: tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]] | None = None
+        self._root = manifest.in_place
         self._shard_of, self._offsets, self._lengths, self._is_png = self._scan()
 
     def __len__(self) -> int:
@@ -53,9 +55,11 @@ class Dataset:
 
         Raises:
             IndexError: no such index. Negative ones are not counted from the end.
-            ValueError: the shard is shorter than it was when opened.
+            ValueError: the shard is shorter than it was when opened; a picture that stayed where it was has changed.
         """
         index = self._check(index)
+        if self._root is not None:
+            return self._read_in_place(index)
         data = self._pread(int(self._shard_of[index]), int(self._offsets[index]), int(self._lengths[index]))
         if len(data) != self._lengths[index]:
             raise ValueError(f"{self._where(index)}: the shard ends within the picture; convert the data set again")
@@ -133,8 +137,27 @@ class Dataset:
         return int(index)
 
     def _where(self, index: int) -> str:
+        if self._root is not None:
+            return f"{escape_name(self._file(index))}: image {index}"
         shard = self._shards[int(self._shard_of[index])]
         return f"{self.path / shard}: image {index} (from {self._images()[1][index]!r})"
+
+    def _file(self, index: int) -> str:
+        """Path of a picture that stayed where it was."""
+        assert self._root is not None
+        return os.path.join(unescape_name(self._root), unescape_name(self._images()[1][index]))
+
+    def _read_in_place(self, index: int) -> bytes:
+        try:
+            with open(self._file(index), "rb", buffering=0) as file:
+                data = file.readall()
+        except OSError as error:
+            raise ValueError(f"{self._where(index)}: cannot be read ({error.strerror})") from None
+        if len(data) != self._lengths[index]:
+            raise ValueError(
+                f"{self._where(index)}: has {len(data)} bytes, not {self._lengths[index]}; convert the data set again"
+            )
+        return data
 
     def _images(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
         if self._table is None:
@@ -162,12 +185,16 @@ class Dataset:
         return _pread_all(handle, offset, length)
 
     def _scan(self) -> tuple[np.ndarray[Any, Any], ...]:
-        """Shard, offset, length and kind of every image, from the tar headers."""
+        """Shard, offset, length and kind of every image, from the tar headers; or of those that stayed in place."""
         total = len(self)
         shard_of = np.zeros(total, dtype=np.int32)
         offsets = np.zeros(total, dtype=np.int64)
         lengths = np.zeros(total, dtype=np.int64)
         is_png = np.zeros(total, dtype=np.bool_)
+        if self._root is not None:
+            for row in _rows(self.path / FILES_FILE, ("index", "bytes", "extension"), total):
+                lengths[int(row[0])], is_png[int(row[0])] = int(row[1]), row[2] == "png"
+            return shard_of, offsets, lengths, is_png
         index = 0
         for shard, name in enumerate(self._shards):
             with open(self.path / name, "rb", buffering=0) as file:
@@ -209,6 +236,10 @@ def open_dataset(path: str | Path, verify: Verify = "auto") -> Dataset:
         for name in manifest.files:
             if name != LABELS_FILE:
                 _check_sha256(folder, manifest, name)
+    if manifest.in_place is not None and not os.path.isdir(unescape_name(manifest.in_place)):
+        raise ValueError(
+            f"{manifest.in_place}: is not there, but holds the pictures of {folder}; convert the data set again"
+        )
     return Dataset(folder, manifest, hashlib.sha256(raw).hexdigest())
 
 

@@ -24,6 +24,7 @@ from tcc_fast.datasets.beton import beton_bytes, write_beton
 from tcc_fast.datasets.encode import Stored
 from tcc_fast.datasets.manifest import (
     BETON_FILE,
+    FILES_FILE,
     IMAGES_FILE,
     LABELS_FILE,
     MANIFEST_FILE,
@@ -86,6 +87,7 @@ class DatasetWriter:
         overwrite: replace a data set that is there, once the new one is complete.
         shard_bytes: upper limit for one tar shard (a single larger picture still gets one of its own).
         beton: also write the pictures for FFCV.
+        in_place: leave the pictures where they are, and write an index of them.
 
     Raises:
         ValueError: `out` is in the way, or another conversion is writing to it.
@@ -99,6 +101,7 @@ class DatasetWriter:
         overwrite: bool = False,
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         beton: bool = False,
+        in_place: bool = False,
     ) -> None:
         self.name = name
         self.num_images = 0
@@ -106,7 +109,7 @@ class DatasetWriter:
         self.totals = Totals()
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
-        self._beton = beton
+        self._beton, self._in_place = beton, in_place
         self._open: dict[str, _HashedFile] = {}
         self._files: dict[str, FileEntry] = {}
         self._num_shards = 0
@@ -116,6 +119,8 @@ class DatasetWriter:
         self.out, self.folder = self._place.out, self._place.folder
         self._text(IMAGES_FILE).write_row("index", "width", "height", "source")
         self._text(REJECTED_FILE).write_row("source", "reason")
+        if in_place:
+            self._text(FILES_FILE).write_row("index", "bytes", "extension")
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -147,7 +152,10 @@ class DatasetWriter:
         if index == 0 and label is not None:
             self._text(LABELS_FILE).write_row("index", "label")
         assert (label is not None) == (LABELS_FILE in self._open), "labels for some pictures only"
-        self._add_member(f"{index:09d}", picture.extension, picture.data)
+        if self._in_place:
+            self._text(FILES_FILE).write_row(index, len(picture.data), picture.extension)
+        else:
+            self._add_member(f"{index:09d}", picture.extension, picture.data)
         self._text(IMAGES_FILE).write_row(index, picture.width, picture.height, escape_name(source))
         if label is not None:
             self._text(LABELS_FILE).write_row(index, label)
