@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.pipelines.dali_graph import outputs
+from tcc_fast.pipelines.dali_graph import look_first, outputs
 
 BATCH = 256
 """Pictures decoded at a time."""
@@ -52,7 +52,7 @@ def _build(dataset: Dataset, geometry: tuple[int, int], device: torch.device, ba
             ext=["jpg;png"],
         )
         pictures = fn.decoders.image(
-            encoded,
+            look_first(encoded),
             device="mixed" if on_gpu else "cpu",
             output_type=types.RGB,
             adjust_orientation=False,

@@ -29,7 +29,7 @@ def build_graph(
     graph = Pipeline(batch_size, threads, device_id, prefetch_queue_depth=depth, exec_dynamic=True)
     with graph:
         pictures = fn.decoders.image(
-            source("encoded", types.UINT8, 1),
+            look_first(source("encoded", types.UINT8, 1)),
             device="mixed" if on_gpu else "cpu",
             output_type=types.RGB,
             adjust_orientation=False,  # pictures are stored upright
@@ -48,6 +48,18 @@ def build_graph(
         graph.set_outputs(*crops)
     graph.build()
     return graph
+
+
+def look_first(encoded: Any) -> Any:
+    """The same bytes, once DALI has read the sizes of all pictures from them.
+
+    Where it cannot, it says so. Its decoder would say so too, but while some of its threads are still at work on other
+    pictures of the batch, whose memory is then gone: the process crashes.
+    """
+    from nvidia.dali import fn, types
+
+    nothing = fn.slice(fn.peek_image_shape(encoded), 0, 0, axes=[0])  # its 0 numbers make the decoder wait
+    return fn.cat(encoded, fn.cast(nothing, dtype=types.UINT8))
 
 
 def inverse_affine(parameters: ViewParameters, heights: Tensor, widths: Tensor) -> Tensor:

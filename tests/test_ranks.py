@@ -65,14 +65,15 @@ def largest(tensor: Tensor) -> float:
 def test_losses_gradients_and_everything_after_twenty_steps_are_equal(
     alone: Results, together: tuple[int, Results], case: str
 ) -> None:
-    """To 1e-9 of each tensor's largest number in double precision; in single precision to 2e-4 after twenty steps."""
+    """To 1e-9 of each tensor's largest number in double precision, or of a hundredth of the largest of its kind where
+    that is more; in single precision to 2e-4 after twenty steps."""
     one, many = alone[case], together[1][case]
     tolerance = 1e-9 if ranks.CASES[case].get("dtype", torch.float64) == torch.float64 else 2e-4
     assert one.keys() == many.keys()
     for name in one.keys() - {"shard", "sent"}:
         assert one[name].shape == many[name].shape, name  # also: the same parameters have no gradient
         kind = [tensor for other, tensor in one.items() if other.split()[0] == name.split()[0]]
-        scale = max(largest(one[name]), 1e-6 * max(map(largest, kind)))  # some gradients are zero up to rounding
+        scale = max(largest(one[name]), 0.01 * max(map(largest, kind)))  # some gradients are zero up to rounding
         assert torch.allclose(one[name], many[name], rtol=0, atol=tolerance * scale), name
     assert one["losses"][0].isfinite().all()
     assert len({tuple(row) for row in one["losses"].tolist()}) == ranks.STEPS  # something was trained

@@ -243,6 +243,21 @@ def test_dtype_is_that_of_the_views(pipeline: Any, photos: Path, backend: Backen
 
 
 @every_backend
+def test_batches_are_the_callers_to_keep(pipeline: Any, photos: Path, backend: Backend) -> None:
+    """Or a part of a view of one: memory may be written into again only when nobody holds any of it."""
+    made = pipeline(photos, *backend)
+    parts, copies = [], []
+    for _ in range(3):
+        for number, batch in enumerate(made):
+            kept = (batch.view_1, batch.view_2[3:], batch.index) if number % 2 else (batch.view_2[1, 2].view(-1),)
+            parts += kept
+            copies += [part.clone() for part in kept]
+    del batch
+    made.close()
+    assert all(torch.equal(part, copy) for part, copy in zip(parts, copies, strict=True))
+
+
+@every_backend
 def test_close_leaves_nothing_behind_and_may_be_called_twice(pipeline: Any, photos: Path, backend: Backend) -> None:
     processes, threads = multiprocessing.active_children(), threading.enumerate()
     made = pipeline(photos, *backend)

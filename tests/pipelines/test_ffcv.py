@@ -333,17 +333,6 @@ def test_batches_are_prepared_while_the_step_runs(ffcv: Open, photos: Path, watc
     assert positions == [(0, batch) for batch in range(1 + made_ahead())]
 
 
-def test_batches_are_the_callers_to_keep(ffcv: Open, photos: Path) -> None:
-    """FFCV writes into the same memory again and again."""
-    made = ffcv(photos)
-    batches, copies = [], []
-    for _ in range(3):
-        for batch in made:
-            batches.append(batch)
-            copies.append(Batch(batch.view_1.clone(), batch.view_2.clone(), batch.index.clone()))
-    assert same(batches, copies)
-
-
 # For a GPU.
 
 
