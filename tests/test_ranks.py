@@ -66,9 +66,9 @@ def test_losses_gradients_and_everything_after_twenty_steps_are_equal(
     alone: Results, together: tuple[int, Results], case: str
 ) -> None:
     """To 1e-9 of each tensor's largest number in double precision, or of a hundredth of the largest of its kind where
-    that is more; in single precision to 2e-4 after twenty steps."""
+    that is more; in single precision to 2e-3 after twenty steps."""
     one, many = alone[case], together[1][case]
-    tolerance = 1e-9 if ranks.CASES[case].get("dtype", torch.float64) == torch.float64 else 2e-4
+    tolerance = 1e-9 if ranks.CASES[case].get("dtype", torch.float64) == torch.float64 else 2e-3
     assert one.keys() == many.keys()
     for name in one.keys() - {"shard", "sent"}:
         assert one[name].shape == many[name].shape, name  # also: the same parameters have no gradient

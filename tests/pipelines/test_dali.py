@@ -248,6 +248,18 @@ def test_an_undecodable_picture_is_reported_once_and_left_blank(
                 assert torch.equal(view, healthy)
 
 
+def test_an_undecodable_picture_in_a_large_batch_is_borne(dali: Open, photos: Path, damaged: Any) -> None:
+    """DALI's decoder, left to itself, throws while its threads are at work on the others, which ends the process."""
+    jpegs = np.flatnonzero(~open_dataset(photos).is_png()).tolist()
+    for bad, content in ((jpegs[2], b""), (jpegs[20], b"\xff\xd8\xff")):
+        dataset = damaged(photos, {bad: content})
+        for seed in range(4):
+            made = dali(dataset, threads=2, batch_size=40, seed=seed)
+            with pytest.warns(RuntimeWarning, match=f"image {bad} cannot be decoded and is left blank"):
+                list(itertools.chain(made, made, made))
+            made.close()
+
+
 def test_what_only_dali_refuses_is_reported_in_its_words(
     dali: Open, photos: Path, damaged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def test_squeezed_pictures_differ_by_what_two_resizes_differ(photos: Path) -> No
 
 def test_a_picture_that_cannot_be_decoded_is_an_error(photos: Path, damaged: Any) -> None:
     dataset = damaged(photos, {int(np.flatnonzero(~open_dataset(photos).is_png())[2]): b""})
-    with pytest.raises(RuntimeError):
-        fill_by_dali(dataset, (48, 48), CPU)
+    for _ in range(20):  # DALI by itself brings the process down, more often than not
+        with pytest.raises(RuntimeError):
+            fill_by_dali(dataset, (48, 48), CPU)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -61,9 +63,16 @@ def test_it_is_used_for_a_gpu_and_what_it_refuses_is_decoded_without_it(
         return torch.ones(1)
 
     monkeypatch.setattr(dali_fill, "fill_by_dali", fill)
+    monkeypatch.setattr(pipelines, "installed", lambda module: True)
     monkeypatch.setattr(pipelines, "decode", lambda *arguments: torch.zeros(1))
     cuda = torch.device("cuda")
-    assert pipelines._load(dataset, (40, 56), cuda, Damage(dataset)).item() == (0 if fails else 1)
+    said = (
+        pytest.warns(RuntimeWarning, match=r"DALI could not decode the pictures \(cannot be")
+        if fails
+        else nullcontext()
+    )
+    with said:
+        assert pipelines._load(dataset, (40, 56), cuda, Damage(dataset)).item() == (0 if fails else 1)
     assert asked == [(dataset, (40, 56), cuda)]
     assert pipelines._load(dataset, (40, 56), CPU, Damage(dataset)).item() == 0
     assert len(asked) == 1
