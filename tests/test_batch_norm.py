@@ -29,7 +29,7 @@ def test_it_normalises_tracks_and_differentiates_as_torch_does(affine: bool) -> 
             network.zero_grad()
             network(images).square().sin().sum().backward()
         for one, other in zip(plain.parameters(), shared.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], tensor, msg=name)
     images = torch.randn(4, 3, 8, 8)

@@ -173,13 +173,12 @@ def convert(
     if max_rejected is None:
         max_rejected = reader.max_rejected
     recipe = Recipe(short_side, quality, reader.lossless, max_pixels, in_place)
-    writing = DatasetWriter(
-        out, name=name, overwrite=overwrite, shard_bytes=shard_bytes, beton=beton, in_place=in_place
-    )
     with_labels = labels != "none" and reader.class_names is not None
     rejected: collections.Counter[str] = collections.Counter()
     try:
-        with writing as writer:
+        with DatasetWriter(
+            out, name=name, overwrite=overwrite, shard_bytes=shard_bytes, beton=beton, in_place=in_place
+        ) as writer:
             _fill(writer, reader, recipe, workers, with_labels, max_rejected, rejected, progress)
             with show_progress(f"{name}, beton", lambda: writer.num_images, progress and beton, "pictures") as advance:
                 manifest = writer.finish(
@@ -289,7 +288,7 @@ def _parse_formats(formats: str | Sequence[str]) -> set[str]:
     unknown = [name for name in names if name not in FORMATS]
     if unknown or not names:
         what = repr(unknown[0]) if unknown else "nothing"
-        raise ValueError(f"formats names {what}, but can be {', '.join(FORMATS)} or {','.join(FORMATS)}")
+        raise ValueError(f"formats names {what}, but can be {', '.join(FORMATS)} or tar,beton")
     return set(names)
 
 

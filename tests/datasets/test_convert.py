@@ -228,7 +228,7 @@ def test_default_destination(tmp_path: Path, photos: Path, monkeypatch: pytest.M
         ({"name": "digits", "max_rejected": float("nan")}, "max_rejected is nan"),
         ({"name": "digits", "max_pixels": 0}, "at least 1"),
         ({"name": "digits", "shard_bytes": 0}, "at least 1"),
-        ({"name": "digits", "formats": "tar,zip"}, "formats names 'zip', but can be tar, beton or tar,beton"),
+        ({"name": "digits", "formats": "tar,zip"}, "formats names 'zip', but can be tar, beton, files or tar,beton"),
         ({"name": "digits", "formats": ""}, "formats names ''"),
         ({"name": "digits", "formats": []}, "formats names nothing"),
     ],
