@@ -17,7 +17,19 @@ from torch import Tensor
 
 KEPT = 6
 """Both views of three batches: one that trains, one that waits, one that is made."""
-_OURS = 3  # references to an array that only we hold: the list, the loop variable, and the question itself
+
+
+def _is_ours_alone(arrays: list[NDArray[Any]], place: int, references: int) -> bool:
+    return sys.getrefcount(arrays[place]) <= references
+
+
+def _references_when_ours_alone() -> int:
+    """What `sys.getrefcount` says of an array that nobody but its list holds: not the same in every Python."""
+    arrays = [np.empty(1)]
+    return next(count for count in range(10) if _is_ours_alone(arrays, 0, count))
+
+
+_OURS = _references_when_ours_alone()
 
 
 class Buffers:
@@ -29,9 +41,10 @@ class Buffers:
     def take(self, *shape: int, dtype: Any = np.float32) -> Tensor:
         """A tensor of any content. It is nobody else's until it and all its views are gone."""
         size = math.prod(shape)
-        for array in self._arrays:
-            if array.size == size and array.dtype == dtype and sys.getrefcount(array) == _OURS:
-                return torch.from_numpy(array).view(shape)
+        for place in range(len(self._arrays)):  # by place, since a variable would be one more reference
+            fits = self._arrays[place].size == size and self._arrays[place].dtype == dtype
+            if fits and _is_ours_alone(self._arrays, place, _OURS):
+                return torch.from_numpy(self._arrays[place]).view(shape)
         fresh = np.empty(size, dtype=dtype)
         self._arrays = [*self._arrays, fresh][-KEPT:]
         return torch.from_numpy(fresh).view(shape)

@@ -24,7 +24,7 @@ from tcc_fast.config import AugmentConfig, Config
 from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines import Shard, dali_views
-from tcc_fast.pipelines.dali_views import DEPTH, DaliPipeline, is_whole_png
+from tcc_fast.pipelines.dali_views import DEPTH, DaliPipeline
 from tcc_fast.pipelines.order import EpochOrder
 from tcc_fast.pipelines.pictures import channel_moments
 
@@ -322,14 +322,3 @@ def test_an_error_in_the_reading_thread_is_raised(dali: Open, photos: Path, monk
         with pytest.raises(OSError, match="input/output error"):
             next(iter(made))
     assert same(list(made), expected)
-
-
-def test_a_png_is_whole_if_every_checksum_fits() -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(buffer, "PNG")
-    good = buffer.getvalue()
-    assert is_whole_png(good)
-    for cut in range(8, len(good)):
-        assert not is_whole_png(good[:cut])
-    for at in range(8, len(good)):
-        assert not is_whole_png(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
