@@ -15,7 +15,7 @@ demo: setup  ## Convert, train and evaluate real pictures, beside k-means on pix
 	@$(BIN)/python tools/demo.py --seeds $(SEEDS)
 
 test: setup lint  ## Run every check.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup  ## Style and types.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -15,7 +15,8 @@ def main() -> None:
     try:
         app(prog_name="tcc-fast")
     except ValueError as error:
-        _say(str(error))
+        if not _main_says_it(error):
+            _say(str(error))
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -27,6 +28,15 @@ def main() -> None:
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(130)
+
+
+def _main_says_it(error: ValueError) -> bool:
+    """Whether the main rank prints the same."""
+    if os.environ.get("RANK", "0") == "0":
+        return False
+    from tcc_fast.distributed import RaisedOnMain  # takes seconds, but not where there are several ranks
+
+    return isinstance(error, RaisedOnMain)
 
 
 def _say(sentence: str) -> None:

@@ -106,6 +106,7 @@ def train(
     ] = None,
 ) -> None:
     """Train TCC on a packed data set."""
+    from tcc_fast.distributed import leave, processes
     from tcc_fast.run_folder import plan_run, point_latest_at
     from tcc_fast.train import train as train_run
 
@@ -113,8 +114,9 @@ def train(
     checkpoint = train_run(
         plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
     )
-    if plan.is_main:
+    if processes().is_main_process:
         typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
+    leave()
 
 
 @app.command(name="eval")
@@ -131,7 +133,7 @@ def evaluate_command(
     linear_probe: Annotated[bool, typer.Option(help="Also train a linear classifier on the features.")] = False,
 ) -> None:
     """Evaluate the clusters of a checkpoint, or of several."""
-    from tcc_fast.distributed import processes
+    from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluate import evaluate, write_confusion
     from tcc_fast.report import show_evaluation, show_summary, summarise
 
@@ -147,6 +149,7 @@ def evaluate_command(
         results.append(evaluate(one, data, split, baselines, linear_probe))
         if is_main:
             show_evaluation(results[-1], console)
+    leave()
     if not is_main:
         return
     if len(results) > 1:

@@ -49,6 +49,16 @@ def processes() -> PartialState:
     return state
 
 
+def leave() -> None:
+    """The end of this process's part: nothing is sent after it."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class RaisedOnMain(ValueError):
+    """What stops this rank stopped the main one, which says so."""
+
+
 def world_size() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -101,18 +111,25 @@ def gather_objects(x: Any) -> list[Any]:
 
 
 def decide(work: Callable[[], Result]) -> Result:
-    """What ``work`` gives on the main rank, on every rank; a `ValueError` there is raised on all."""
+    """What ``work`` gives on the main rank, on every rank.
+
+    Raises:
+        ValueError, OSError: as raised there; on the other ranks `RaisedOnMain`.
+    """
     if world_size() == 1:
         return work()
     answer: list[Any] = [None, None]
+    trouble: Exception | None = None
     if rank() == 0:
         try:
             answer[0] = work()
-        except ValueError as error:
-            answer[1] = str(error)
+        except (ValueError, OSError) as error:
+            answer[1], trouble = str(error), error
     dist.broadcast_object_list(answer, 0)
+    if trouble:
+        raise trouble
     if answer[1] is not None:
-        raise ValueError(answer[1])
+        raise RaisedOnMain(answer[1])
     result: Result = answer[0]
     return result
 

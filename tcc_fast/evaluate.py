@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tcc_fast.checkpoint import find_checkpoint, load_model, read_state
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.distributed import processes
+from tcc_fast.distributed import decide, processes
 from tcc_fast.embed import embed
 from tcc_fast.metrics import Scores, majority_accuracy, score
 from tcc_fast.pipelines.pictures import common_geometry, decode
@@ -106,8 +106,9 @@ def evaluate(
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one.
     """
-    checkpoint = find_checkpoint(ckpt)
-    state = read_state(checkpoint)
+    processes()  # from here on, several of them know of each other
+    checkpoint = decide(lambda: find_checkpoint(ckpt))
+    state = decide(lambda: read_state(checkpoint))
     config = state.config
     dataset = open_dataset(data or Path(state.dataset["path"]))
     indices = _split(dataset, split)

@@ -8,12 +8,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
-
 from tcc_fast.checkpoint import find_checkpoint, read_state
 from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
-from tcc_fast.distributed import processes
+from tcc_fast.distributed import decide, processes
 from tcc_fast.train import Resume
 
 DATA, RUNS = Path("data"), Path("runs")
@@ -29,12 +27,10 @@ class Plan:
     resume: Resume
     checkpoint: Path | None
     """The checkpoint to continue, when one was named."""
-    is_main: bool
-    """Whether this is the process that prints and writes."""
 
 
 def plan_run(config: str | None, data: Path | None, out: Path | None, resume: str | None, overrides: list[str]) -> Plan:
-    """Decide on data, config and folder.
+    """Decide on data, config and folder, for all processes.
 
     Args:
         config: name or file; None: the built-in config named as the data set, else `folder`.
@@ -46,9 +42,15 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
     Raises:
         ValueError: something is missing or ambiguous; says how to choose.
     """
-    state = processes()
+    processes()  # from here on, several of them know of each other
     if resume not in (None, "auto"):
-        return _continuation(resume, config, data, out, overrides, state.is_main_process)
+        return decide(lambda: _continuation(resume, config, data, out, overrides))
+    return decide(lambda: _beginning(config, data, out, resume, overrides))
+
+
+def _beginning(
+    config: str | None, data: Path | None, out: Path | None, resume: str | None, overrides: list[str]
+) -> Plan:
     data = data or _only_dataset()
     name = read_manifest(data)[0].name
     config = config or (name if name in built_in_names() else "folder")
@@ -56,15 +58,11 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
     if out is None:
         if resume == "auto":
             raise ValueError("--resume auto needs --out RUN: the folder to continue if it is there, or to start")
-        # All ranks must agree on the folder, though their clocks may not.
-        (stamp,) = broadcast_object_list([time.strftime("%Y%m%d-%H%M%S")])
-        out = RUNS / f"{data.resolve().name}-{stamp}"
-    return Plan(settings, data, out, "auto" if resume else "no", None, state.is_main_process)
+        out = RUNS / f"{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Plan(settings, data, out, "auto" if resume else "no", None)
 
 
-def _continuation(
-    resume: str, config: str | None, data: Path | None, out: Path | None, overrides: list[str], is_main: bool
-) -> Plan:
+def _continuation(resume: str, config: str | None, data: Path | None, out: Path | None, overrides: list[str]) -> Plan:
     checkpoint = find_checkpoint(resume)
     saved = read_state(checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
@@ -73,7 +71,7 @@ def _continuation(
     if out is not None and out.resolve() != run:
         raise ValueError(f"--resume {resume} continues in {run}: leave --out away, or make it the same")
     settings = load_config(config or str(run / "config.yaml"), overrides)
-    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", checkpoint, is_main)
+    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", checkpoint)
 
 
 def _only_dataset() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 MAX_IMAGES = 50_000
@@ -27,6 +26,8 @@ def kmeans_centres(features: Tensor, num_clusters: int, restarts: int, seed: int
         raise ValueError(f"{num_clusters} clusters need at least as many images, the data set has {len(features)}")
     if not torch.isfinite(features).all():
         raise ValueError("features are not finite at the k-means start: lower optim.lr")
+    from sklearn.cluster import KMeans  # takes a second, and not every run comes here
+
     kmeans = KMeans(num_clusters, n_init=restarts, random_state=seed)
     kmeans.fit(features.numpy().astype(np.float64))
     return torch.from_numpy(kmeans.cluster_centers_).float()

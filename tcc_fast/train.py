@@ -19,6 +19,7 @@ from tcc_fast.distributed import decide, processes
 from tcc_fast.encoder import stem_advice
 from tcc_fast.optim import learning_rate, set_learning_rate
 from tcc_fast.preemption import Preempted, Preemption
+from tcc_fast.run_lock import RunLock
 from tcc_fast.session import Session, open_session
 from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, NonFiniteLoss
 
@@ -51,6 +52,19 @@ def train(
         Preempted: SIGTERM came; a checkpoint of that moment is there.
     """
     processes()  # from here on, several of them know of each other
+    with RunLock(run):
+        return _train(config, data, run, resume, checkpoint, on_start, say)
+
+
+def _train(
+    config: Config,
+    data: Path,
+    run: Path,
+    resume: Resume,
+    checkpoint: Path | None,
+    on_start: Callable[[], None],
+    say: Callable[[str], None],
+) -> Path:
     checkpoint = decide(lambda: checkpoint or _checkpoint_to_resume(run, resume))
     saved = decide(lambda: read_state(checkpoint) if checkpoint else None)
     session = open_session(config, data, run, saved, say)

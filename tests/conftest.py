@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# Several test processes share the cores, and threads that spin for each other would starve them all. Before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import convert

@@ -2,11 +2,14 @@
 
 ``accelerate launch --multi_gpu --num_processes N tests/ranks.py FOLDER``, or `run` here. Every case of `CASES`
 gives FOLDER/CASE.safetensors: losses and gradients of every step, and the parameters, twin and queues at the end.
+Where ranks have batch norms of their own, a single process normalises 2 or 4 parts: CASE-2 and CASE-4.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tcc_fast.batch import Batch
-from tcc_fast.batch_norm import share_batch_statistics
+from tcc_fast.batch_norm import average_running_statistics, share_batch_statistics
 from tcc_fast.config import Config, config_from_tree
 from tcc_fast.distributed import gather, keep_own_buffers, own_part, total_over_ranks_, traffic, world_size
 from tcc_fast.model import TCC, momentum_twin
@@ -24,6 +28,8 @@ from tcc_fast.optim import build_optimizer
 from tcc_fast.step import TrainingStep, build_queues
 
 STEPS, BATCH, SIDE, DIM = 20, 16, 5, 6
+
+OWN_STATISTICS = "batch-norm-of-each"
 
 # K, J (50 is no multiple of the batch), departures of the loss, the first step with clusters, and the dtype.
 CASES: dict[str, dict[str, Any]] = {
@@ -35,7 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
     "warm-up": {"K": 3, "J": 50, "loss": {"symmetric": True}, "start": 6},
     "no-cluster-track": {"K": 3, "J": 50, "loss": {"cluster_track": False}},
     "unconditioned": {"K": 3, "J": 50, "model": {"condition_on_cluster": False}},
+    # Without the batch norm on f, before which a bias has a gradient of zero: Adam would make steps of its rounding.
+    "adam": {"K": 3, "J": 50, "optim": {"name": "adamw", "lr": 0.01}, "model": {"feature_batch_norm": False}},
     "single": {"K": 3, "J": 50, "dtype": torch.float32},
+    OWN_STATISTICS: {"K": 3, "J": 50, "model": {"sync_batch_norm": False}},
 }
 
 
@@ -48,10 +57,21 @@ def settings(case: dict[str, Any]) -> Config:
             "loss": {"temperature": 0.5} | case.get("loss", {}),
             "queue": {"cluster_multiple": 3, "instance_length": case["J"]},
             "momentum": {"decay": 0.9},
-            "optim": {"name": "sgd", "lr": 0.1},
+            "optim": {"name": "sgd", "lr": 0.1} | case.get("optim", {}),
             "train": {"batch_size": BATCH},
         }
     )
+
+
+def normalise_in_parts(module: nn.Module, parts: int) -> None:
+    """Let every batch norm take each of so many parts of a batch by itself, as ranks without shared statistics do."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.forward = partial(_in_parts, norm.forward, parts)
+
+
+def _in_parts(forward: Callable[[Tensor], Tensor], parts: int, x: Tensor) -> Tensor:
+    return torch.cat([forward(part) for part in x.chunk(parts)])
 
 
 def encoder() -> nn.Module:
@@ -71,13 +91,17 @@ def global_batch(step: int, dtype: torch.dtype) -> Batch:
     return Batch(views[0], views[1], torch.randperm(BATCH, generator=generator))
 
 
-def train(case: dict[str, Any], accelerator: Accelerator) -> dict[str, Tensor]:
+def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dict[str, Tensor]:
+    """Twenty steps; ``parts`` of a single process are what the ranks are whose batch norms are their own."""
     config, dtype = settings(case), case.get("dtype", torch.float64)
     torch.manual_seed(1)
     model = TCC(config.model, config.loss, encoder()).to(dtype)
-    if world_size() > 1:
+    if config.model.sync_batch_norm and world_size() > 1:
         share_batch_statistics(model, on_cuda=False)
     twin = momentum_twin(model)
+    if parts > 1:
+        normalise_in_parts(model, parts)
+        normalise_in_parts(twin, parts)
     queues = build_queues(config, case["K"], dtype)
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
     step = TrainingStep(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, case.get("start", 0))
@@ -93,11 +117,15 @@ def train(case: dict[str, Any], accelerator: Accelerator) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters():
             found[f"gradient {number:02} {name}"] = torch.zeros(0) if parameter.grad is None else parameter.grad.clone()
     found["losses"] = torch.stack(losses)
+    if not config.model.sync_batch_norm:
+        average_running_statistics(model)
+        average_running_statistics(twin)
     found |= {f"model {name}": tensor for name, tensor in model.state_dict().items()}
     found |= {f"twin {name}": tensor for name, tensor in twin.state_dict().items()}
     found["P"] = queues.cluster.keys
-    copies = gather(queues.cluster.keys.unsqueeze(0))
-    assert (copies == copies[0]).all(), "P differs between ranks"
+    for same in (queues.cluster.keys, *model.buffers(), *model.parameters(), *twin.buffers(), *twin.parameters()):
+        copies = gather(same.unsqueeze(0))
+        assert (copies == copies[0]).all(), "ranks differ in what must be the same"
     queue = queues.instance
     numbers, keys = gather(queue.numbers.masked_fill(~queue.valid, -1)), gather(queue.keys)
     order = numbers.argsort()
@@ -110,9 +138,11 @@ def train(case: dict[str, Any], accelerator: Accelerator) -> dict[str, Tensor]:
 def run(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     for name, case in CASES.items():
-        found = train(case, accelerator)
-        if accelerator.is_main_process:
-            save_file(found, folder / f"{name}.safetensors")
+        reference = world_size() == 1 and name == OWN_STATISTICS
+        for parts in (2, 4) if reference else (1,):
+            found = train(case, accelerator, parts)
+            if accelerator.is_main_process:
+                save_file(found, folder / (f"{name}-{parts}.safetensors" if reference else f"{name}.safetensors"))
     accelerator.end_training()
 
 
