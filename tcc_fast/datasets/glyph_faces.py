@@ -25,6 +25,7 @@ NO_LETTERS = frozenset(
         # Ornaments, and patterns that only make letters in layers with other faces.
         "90 Stars BRK",
         "Binary 01s BRK",
+        "Binary X 01s BRK",
         "Bit Blocks TTF BRK",
         "D050000L",
         "Entangled Layer B BRK",

@@ -18,9 +18,6 @@ BOX = 28
 DRAWN = 128
 """Pixels to the em at which a letter is drawn before it is reduced: large enough that hinting plays no part."""
 
-SMALLEST = 16
-"""A letter with a longer side of fewer pixels, as drawn, would be enlarged: it is no letter of the face's text size."""
-
 NOBODYS = "\U0010ffff"
 """A code point that no font has: what is drawn for it is the face's sign for a missing character."""
 
@@ -48,7 +45,7 @@ def draw_letters(font: ImageFont.FreeTypeFont) -> Pictures | str:
     found = [ink for ink in inks if ink is not None and not _same(ink, missing)]
     if len(found) < len(LETTERS):
         return "lacks a letter"
-    if min(max(ink.size) for ink in found) < SMALLEST:
+    if min(max(ink.size) for ink in found) < BOX:  # it would have to be enlarged
         return "letters too small"
     pictures = np.stack([_fit(ink) for ink in found])
     if len(np.unique(pictures.reshape(len(LETTERS), -1), axis=0)) < len(LETTERS):
