@@ -16,22 +16,25 @@ BY_LICENCE: dict[str, str] = {
     "CC BY-SA 3.0": "fonts-femkeklaver",
     "CC0 1.0": "fonts-fantasma",
     "GPL 2": "fonts-dustin",
-    "GPL 2 or 3 or LGPL 3, with font exception": "fonts-osifont",
+    "GPL 2 or GPL 3 or LGPL 3, with font exception": "fonts-osifont",
     "GPL 2 or later": "fonts-linex fonts-summersby",
-    "GPL 2 or later, with font exception": "fonts-tlwg-kinnari-otf fonts-tlwg-purisa-otf fonts-tlwg-sawasdee-otf",
-    "GPL 2 with font exception": (
+    "GPL 2 or later, with font exception": (
         "fonts-adf-accanthis fonts-adf-baskervald fonts-adf-berenis fonts-adf-gillius fonts-adf-ikarius "
         "fonts-adf-irianis fonts-adf-libris fonts-adf-mekanus fonts-adf-oldania fonts-adf-romande "
         "fonts-adf-solothurn fonts-adf-switzera fonts-adf-tribun fonts-adf-universalis fonts-adf-verana "
-        "fonts-sjfonts"
+        "fonts-tlwg-kinnari-otf fonts-tlwg-purisa-otf fonts-tlwg-sawasdee-otf"
     ),
-    "GPL 2 with font exception, and OFL 1.1": "fonts-linuxlibertine fonts-ubuntu-title",
-    "GPL 3": "fonts-beteckna",
-    "GPL 3 or later": "fonts-dkg-handwriting fonts-smc-gayathri fonts-smc-karumbi fonts-smc-manjari",
-    "GPL 3 with font exception": "fonts-freefont-otf fonts-rufscript fonts-tiresias",
-    "GPL 3 with font exception, or OFL 1.1": "fonts-oxygen",
+    "GPL 2 or later, with font exception, and OFL 1.1": "fonts-linuxlibertine",
+    "GPL 2, with font exception, and OFL 1.1": "fonts-ubuntu-title",
+    "GPL 3 or later": "fonts-beteckna",
+    "GPL 3 or later, with font exception": "fonts-freefont-otf fonts-tiresias",
+    "GPL 3 or later, with font exception, or OFL 1.1": "fonts-oxygen",
+    "GPL 3 or later; sources OFL 1.1": ("fonts-dkg-handwriting fonts-smc-gayathri fonts-smc-karumbi fonts-smc-manjari"),
+    "GPL 3, with font exception": "fonts-rufscript",
+    "GPL, with font exception": "fonts-sjfonts",
     "GUST (LPPL 1.3c)": "fonts-lmodern",
-    "LGPL 2": "fonts-engadget fonts-isabella fonts-staypuft",
+    "LGPL 2": "fonts-engadget",
+    "LGPL 2 or later": "fonts-isabella fonts-staypuft",
     "MIT": "fonts-agave fonts-fanwood fonts-lindenhill fonts-roadgeek t1-teams",
     "MIT and Bitstream Vera": "fonts-hack",
     "OFL 1.0 or 1.1": (
