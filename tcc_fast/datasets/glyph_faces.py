@@ -44,7 +44,7 @@ NO_LETTERS = frozenset(
         "Symbol",
     )
 )
-"""Families that draw something else where A to J should be: found by looking at those that no other face is like."""
+"""Families that draw something else where A to J should be, found by eye in the packages of ours."""
 
 
 @dataclass(frozen=True)

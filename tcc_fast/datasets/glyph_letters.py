@@ -13,10 +13,10 @@ SIDE = 32
 """Side of a picture in pixels."""
 
 BOX = 28
-"""A letter's longer side in pixels; the rest is margin, as in MNIST and notMNIST."""
+"""A letter's longer side in pixels; the rest is margin."""
 
 DRAWN = 128
-"""Pixels to the em at which a letter is drawn before it is reduced: large enough that hinting plays no part."""
+"""Pixels to the em at which a letter is drawn before it is reduced: large enough that hinting hardly matters."""
 
 NOBODYS = "\U0010ffff"
 """A code point that no font has: what is drawn for it is the face's sign for a missing character."""

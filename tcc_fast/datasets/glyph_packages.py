@@ -29,7 +29,7 @@ BY_LICENCE: dict[str, str] = {
     "GPL 3 or later": "fonts-beteckna",
     "GPL 3 or later, with font exception": "fonts-freefont-otf fonts-tiresias",
     "GPL 3 or later, with font exception, or OFL 1.1": "fonts-oxygen",
-    "GPL 3 or later; sources OFL 1.1": ("fonts-dkg-handwriting fonts-smc-gayathri fonts-smc-karumbi fonts-smc-manjari"),
+    "GPL 3 or later; sources OFL 1.1": "fonts-dkg-handwriting fonts-smc-gayathri fonts-smc-karumbi fonts-smc-manjari",
     "GPL 3, with font exception": "fonts-rufscript",
     "GPL, with font exception": "fonts-sjfonts",
     "GUST (LPPL 1.3c)": "fonts-lmodern",
