@@ -36,7 +36,8 @@ def convert(
     name: Annotated[str, DatasetName],
     out: Annotated[Path | None, typer.Option(help="Data set folder to make; default: data/NAME.")] = None,
     src: Annotated[
-        Path | None, typer.Option(help="The raw pictures: a folder, or a paper data set's archive or folder.")
+        Path | None,
+        typer.Option(help="The raw pictures: a folder, or a paper data set's archive or folder; glyphs: fonts."),
     ] = None,
     short_side: Annotated[
         int | None, typer.Option(help="Reduce pictures to this short side in pixels; 0 keeps their size.")
@@ -56,7 +57,7 @@ def convert(
     ] = "tar",
     overwrite: Annotated[bool, typer.Option(help="Replace the data set that is there.")] = False,
     allow_incomplete: Annotated[
-        bool, typer.Option(help="Take a paper data set as it is; what is missing is recorded.")
+        bool, typer.Option(help="Take a paper data set (or few fonts) as it is; what is missing is recorded.")
     ] = False,
     md5: Annotated[bool, typer.Option(help="Compare the MD5 of even a very large archive: reads it whole.")] = False,
 ) -> None:

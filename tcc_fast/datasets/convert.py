@@ -125,7 +125,8 @@ def convert(
         name: one of `tcc_fast.datasets.reader.READERS`.
         out: destination folder, ``data/NAME`` by default.
         src: the raw images. The paper's data sets: the official archive, the folder that holds it, or the
-            extracted folder; None looks in the usual places (`tcc_fast.datasets.official`).
+            extracted folder; None looks in the usual places (`tcc_fast.datasets.official`). glyphs: a folder of
+            fonts; None takes those of installed packages.
         short_side: pictures are reduced to this many pixels on the short side (never enlarged), and cropped
             at the centre to an aspect of 4 at most; 0 keeps every picture at its size. None: the reader's
             default.
@@ -141,7 +142,8 @@ def convert(
             tar shards and their DALI indexes are always written, unless it is "files": then the pictures of a
             plain folder stay where they are, and only an index is made.
         overwrite: replace a data set that is there, once the new one is complete.
-        allow_incomplete: take a data set of the paper as it is, and record in the manifest what is missing.
+        allow_incomplete: take a data set of the paper as it is, and record in the manifest what is missing; take
+            however few fonts there are for glyphs.
         md5: compare the MD5 of even a very large archive (ImageNet), which reads it whole.
         progress: show how far it is, on stderr.
 

@@ -128,7 +128,7 @@ class Checks:
     """How strictly a data set of the paper is checked.
 
     Attributes:
-        allow_incomplete: convert what is there, and record what is missing.
+        allow_incomplete: convert what is there, and record what is missing; for glyphs: however few fonts there are.
         md5: read even a very large archive whole to compare its MD5.
         progress: show how far that is, on stderr.
     """
@@ -141,6 +141,7 @@ class Checks:
 READERS: dict[str, str] = {
     "digits": "tcc_fast.datasets.digits",
     "mnist5k": "tcc_fast.datasets.mnist5k",
+    "glyphs": "tcc_fast.datasets.glyphs",
     "folder": "tcc_fast.datasets.folder",
     "cifar10": "tcc_fast.datasets.cifar10",
     "cifar100-20": "tcc_fast.datasets.cifar100_20",
@@ -152,7 +153,7 @@ READERS: dict[str, str] = {
 """Name on the command line -> module that holds its ``open_reader``; imported when asked for."""
 
 PAPER_SETS = ("cifar10", "cifar100-20", "stl10", "imagenet10", "imagenet-dogs", "tiny-imagenet")
-"""The data sets of the paper: ``open_reader(src, checks)``. The others: ``open_reader(src, labels)``."""
+"""The data sets of the paper: ``open_reader(src, checks)``, as glyphs. The others: ``open_reader(src, labels)``."""
 
 
 def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks | None = None) -> Reader:
@@ -175,8 +176,14 @@ def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks |
     if name in PAPER_SETS:
         reader = module.open_reader(src, checks)
         return reader
-    if checks.allow_incomplete or checks.md5:
-        raise ValueError(f"--allow-incomplete and --md5 are for the paper's data sets ({', '.join(PAPER_SETS)})")
+    if checks.md5 or (checks.allow_incomplete and name != "glyphs"):
+        raise ValueError(
+            f"--allow-incomplete and --md5 are for the paper's data sets ({', '.join(PAPER_SETS)}), "
+            "the former for glyphs too"
+        )
+    if name == "glyphs":
+        reader = module.open_reader(src, checks)
+        return reader
     if name != "folder" and src is not None:
         raise ValueError(f"{name} comes with an installed package and takes no source; leave --src out")
     reader = module.open_reader(src, labels)

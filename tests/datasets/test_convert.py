@@ -211,7 +211,10 @@ def test_default_destination(tmp_path: Path, photos: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "svhn"}, r"unknown data set 'svhn' \(known: digits, mnist5k, folder, cifar10, .*tiny-imagenet\)"),
+        (
+            {"name": "svhn"},
+            r"unknown data set 'svhn' \(known: digits, mnist5k, glyphs, folder, cifar10, .*tiny-imagenet\)",
+        ),
         ({"name": "cifar"}, "did you mean 'cifar10'"),
         ({"name": "digit"}, "did you mean 'digits'"),
         ({"name": "digits", "src": "."}, "takes no source"),
