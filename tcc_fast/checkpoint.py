@@ -306,11 +306,9 @@ def load_training(checkpoint: Path, training: Training) -> dict[str, Tensor]:
         if saved[key].shape != tensor.shape:
             raise ValueError(f"{checkpoint}: queue {key} is {tuple(saved[key].shape)}, not {tuple(tensor.shape)}")
         tensor.copy_(saved[key])
-    shards = [_load(path) for path in sorted(checkpoint.glob("queue-*-of-*.safetensors"))]
-    numbers, keys = (torch.cat([shard[name] for shard in shards]) for name in ("numbers", "keys"))
-    written = numbers >= 0
+    shards = map(_load, sorted(checkpoint.glob("queue-*-of-*.safetensors")))
     try:
-        training.queues.instance.restore(numbers[written], keys[written], saved[WRITTEN])
+        training.queues.instance.restore(((shard["numbers"], shard["keys"]) for shard in shards), saved[WRITTEN])
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}: a queue-*.safetensors of a rank is not there") from None
     _load_optimizer(_load(checkpoint / "optimizer.safetensors"), training.model, training.optimizer)

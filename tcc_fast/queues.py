@@ -3,6 +3,8 @@ shards)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -113,12 +115,12 @@ class ShardedQueue(nn.Module):
         self.written += count * self.ranks
 
     @torch.no_grad()
-    def restore(self, numbers: Tensor, keys: Tensor, written: Tensor) -> None:
-        """Take over a queue from shards of any number of ranks.
+    def restore(self, shards: Iterable[tuple[Tensor, Tensor]], written: Tensor) -> None:
+        """Take over a queue from shards of any number of ranks, one at a time, so that Q is never whole in memory.
 
         Args:
-            numbers: (n,) int64 of the keys of all shards, in any order; at least those that are valid.
-            keys: (n, d).
+            shards: (n,) int64 numbers of the keys, negative where there is none, and (n, d) keys; in any order,
+                together at least those that are valid.
             written: () int64.
 
         Raises:
@@ -126,10 +128,13 @@ class ShardedQueue(nn.Module):
         """
         self.keys.zero_()
         self.written.copy_(written)
-        numbers, order = numbers.to(self.keys.device).sort()
         wanted = self.numbers
-        place = torch.searchsorted(numbers, wanted).clamp(max=max(0, len(numbers) - 1))
-        here = numbers[place] == wanted if len(numbers) else torch.zeros_like(self.valid)
-        if not bool((here | ~self.valid).all()):
+        found = wanted < 0
+        for numbers, keys in shards:
+            numbers, order = numbers.to(self.keys.device).sort()
+            place = torch.searchsorted(numbers, wanted).clamp(max=len(numbers) - 1)
+            here = (numbers[place] == wanted) & (wanted >= 0)
+            self.keys[here] = keys[order[place[here]].to(keys.device)].to(self.keys)
+            found |= here
+        if not bool((found | ~self.valid).all()):
             raise ValueError("keys of Q are missing")
-        self.keys[here] = keys.to(self.keys)[order[place[here]]]

@@ -98,8 +98,9 @@ def wait_until(happens: Callable[[], bool], process: subprocess.Popen[bytes]) ->
     return False
 
 
-def disturb(data: Path, run: Path, processes: int, draw: random.Random, duration: float, writing: bool) -> str:
-    """Start, kill once, and resume until it is done; says when the kill came."""
+def disturb(data: Path, run: Path, processes: int, draw: random.Random, duration: float, writing: bool) -> str | None:
+    """Start, kill once, and resume until it is done; says when the kill came, None if the run ended before."""
+    shutil.rmtree(run, ignore_errors=True)
     process = start(data, run, processes)
     wait_until((run / "metrics.jsonl").exists, process)
     begun = time.perf_counter()
@@ -117,12 +118,13 @@ def disturb(data: Path, run: Path, processes: int, draw: random.Random, duration
         moment = draw.uniform(0, duration)
         alive = wait_until(lambda: time.perf_counter() - begun > moment, process)
     when = f"{time.perf_counter() - begun:5.2f} s"
-    if alive:
-        kill(process)
+    if not alive:
+        return None
+    kill(process)
     half = " within a checkpoint" if list((run / "checkpoints").glob(".partial-*")) else ""
     if start(data, run, processes).wait():
         raise SystemExit(f"the resumed run failed: see {run}.log")
-    return f"killed after {when}{half}" if alive else "ended before it was killed"
+    return f"killed after {when}{half}"
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -170,9 +172,9 @@ def main() -> None:
     duration = time.perf_counter() - begun
     passed = 0
     for trial in range(options.trials):
-        run = work / f"trial-{trial:02}"
-        shutil.rmtree(run, ignore_errors=True)
-        when = disturb(data, run, options.processes, draw, duration, writing=trial % 2 == 1)
+        run, when = work / f"trial-{trial:02}", None
+        while when is None:  # a run that ends before its kill is none
+            when = disturb(data, run, options.processes, draw, duration, writing=trial % 2 == 1)
         wrong = differences(calm, run)
         passed += not wrong
         print(f"trial {trial + 1:2}: {when}: {'the same' if not wrong else 'DIFFERS: ' + ', '.join(wrong)}", flush=True)
