@@ -132,6 +132,9 @@ def evaluate_command(
     kmeans_features: Annotated[bool, typer.Option(help="Also run k-means on the features.")] = True,
     kmeans_pixels: Annotated[bool, typer.Option(help="Also run k-means on the pixels.")] = False,
     linear_probe: Annotated[bool, typer.Option(help="Also train a linear classifier on the features.")] = False,
+    agreement: Annotated[
+        bool, typer.Option(help="Also see how often two augmented views of a picture get the same cluster.")
+    ] = False,
 ) -> None:
     """Evaluate the clusters of a checkpoint, or of several."""
     from tcc_fast.distributed import leave, processes
@@ -147,7 +150,7 @@ def evaluate_command(
     results = []
     is_main = processes().is_main_process  # several processes share the pictures; one says what came of it
     for one in ckpt:
-        results.append(evaluate(one, data, split, baselines, linear_probe))
+        results.append(evaluate(one, data, split, baselines, linear_probe, agreement=agreement))
         if is_main:
             show_evaluation(results[-1], console)
     leave()

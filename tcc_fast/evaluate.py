@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tcc_fast.checkpoint import find_checkpoint, load_model, read_state
+from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, processes
 from tcc_fast.embed import embed
+from tcc_fast.label_free import label_free_scores, view_agreement
 from tcc_fast.metrics import Scores, majority_accuracy, score
+from tcc_fast.model import TCC
+from tcc_fast.pipelines import open_pipeline
 from tcc_fast.pipelines.pictures import common_geometry, decode
 from tcc_fast.session import resolve_precision
 
@@ -52,6 +57,8 @@ class Evaluation:
     """Those that were asked for, by name: ``kmeans_features``, ``kmeans_pixels``."""
     linear_probe: float | None = None
     """Accuracy of a linear classifier on f, mean over five folds; uses labels."""
+    label_free: dict[str, float] = field(default_factory=dict)
+    """What can be said without labels: see :mod:`tcc_fast.label_free`."""
     class_names: tuple[str, ...] = ()
     confusion: np.ndarray | None = None
     """(K, classes) images of each cluster and class."""
@@ -75,6 +82,7 @@ class Evaluation:
             "cluster_sizes": self.cluster_sizes,
             **baselines,
             **probe,
+            "label_free": {name: None if math.isnan(value) else value for name, value in self.label_free.items()},
             "dataset": self.dataset,
             "split": self.split,
             "image_size": self.image_size,
@@ -92,6 +100,7 @@ def evaluate(
     baselines: tuple[str, ...] = ("kmeans_features",),
     linear_probe: bool = False,
     batch_size: int = 512,
+    agreement: bool = False,
 ) -> Evaluation:
     """Cluster pictures by argmax of π and compare with the labels, if there are any.
 
@@ -102,6 +111,7 @@ def evaluate(
         baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
         linear_probe: also train a linear classifier on f, with labels.
         batch_size: pictures at a time.
+        agreement: also augment every picture twice, as in training, and see whether both views get the same cluster.
 
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one.
@@ -122,6 +132,9 @@ def evaluate(
     moments = state.dataset["mean"], state.dataset["std"]
     features, assignment = embed(model, dataset, indices, image_size, device, batch_size, bf16, moments)
     predictions = assignment.argmax(dim=1).numpy()
+    label_free = label_free_scores(features, assignment)
+    if agreement:
+        label_free["agreement"] = decide(lambda: _agreement(model, dataset, config, device, bf16))
     num_clusters = assignment.shape[1]
     all_labels = dataset.labels()
     if linear_probe and all_labels is None:
@@ -152,9 +165,20 @@ def evaluate(
         same_data=state.dataset["fingerprint"] == dataset.fingerprint,
         baselines={name: kmeans(name) for name in baselines},
         linear_probe=_linear_probe(features.numpy(), labels) if linear_probe and labels is not None else None,
+        label_free=label_free,
         class_names=names or (),
         confusion=None if labels is None or not names else _confusion(predictions, labels, num_clusters, len(names)),
     )
+
+
+def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.device, bf16: bool) -> float:
+    batch_size = min(config.train.batch_size, len(dataset))
+    config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
+    pipeline = open_pipeline(dataset, config, device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    try:
+        return view_agreement(model, pipeline, bf16)
+    finally:
+        pipeline.close()
 
 
 def _split(dataset: Dataset, name: str) -> range:

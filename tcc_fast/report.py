@@ -33,6 +33,9 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
             console.print(sentence, soft_wrap=True)
     sizes = ", ".join(f"{size:,}" for size in result.cluster_sizes)
     console.print(f"{result.clusters_used} of {result.num_clusters} clusters used; sizes: {sizes}", soft_wrap=True)
+    if result.label_free:
+        values = ", ".join(f"{name} {value:.3f}" for name, value in result.label_free.items())
+        console.print(f"without labels: {values}", soft_wrap=True)
 
 
 def _table(result: Evaluation) -> Table:
