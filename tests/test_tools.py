@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from tcc_fast.config import load_config
-from tests.conftest import load_tool
+from tests.conftest import TINY, load_tool
+
+STUDIES = Path(__file__).parents[1] / "tools" / "studies"
 
 
 @pytest.fixture(scope="module")
@@ -15,22 +21,83 @@ def study() -> ModuleType:
     return load_tool("study")
 
 
-def line(data: str, variant: str, seed: int, acc: float) -> dict[str, object]:
+def line(data: str, variant: str, seed: int, acc: float, **label_free: float) -> dict[str, object]:
     features = {"acc": 0.5, "nmi": 0.5, "ari": 0.5}
-    return {"data": data, "variant": variant, "seed": seed, "acc": acc, "kmeans_features": features, "seconds": 60}
+    result = {"data": data, "variant": variant, "seed": seed, "acc": acc, "kmeans_features": features, "seconds": 60}
+    return result | ({"label_free": label_free} if label_free else {})
 
 
 def test_the_table_gives_mean_deviation_and_every_seed(study: ModuleType) -> None:
     lines = [line("digits", "recipe", 1, 0.96), line("digits", "recipe", 0, 0.9), line("other", "recipe", 0, 1.0)]
     rows = study.table(lines).splitlines()
-    assert rows[2] == "| digits | recipe | 93.0 ± 4.2 | 90.0 96.0 | 50.0 ± 0.0 | 60 |"
+    assert rows[2] == "| digits | recipe | 93.0 ± 4.2 | 90.0 96.0 |  | 50.0 ± 0.0 | 60 |"
     assert rows[3].startswith("| other | recipe | 100.0 ± 0.0 |")
 
 
-@pytest.mark.parametrize("data", ["digits", "mnist5k"])
-def test_every_variant_of_the_readme_is_a_valid_config(study: ModuleType, data: str) -> None:
-    configs = {label: load_config(data, overrides) for label, overrides in study.README_VARIANTS.items()}
-    assert len({config.model_dump_json() for config in configs.values()}) == len(configs)
-    literal = configs["literal equations, no additions"]
+def test_variants_are_compared_with_the_first_over_the_seeds_that_both_have(study: ModuleType) -> None:
+    """Differences of 1, 2 and 3: mean 2, and 4.303 standard errors of 1 / √3 to each side."""
+    lines = [line("digits", "a", seed, 0.9) for seed in (0, 1, 2)]
+    lines += [line("digits", "b", seed, 0.91 + 0.01 * seed) for seed in (2, 1, 0)] + [line("digits", "b", 7, 0.1)]
+    assert "| +2.0 [-0.5, +4.5] |" in study.table(lines).splitlines()[3]
+    assert study.interval([1.5]) == "+1.5"
+    assert study.interval([]) == ""
+
+
+def test_label_free_quantities_are_ranked_against_acc(study: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    acc = np.sort(rng.random(9))
+    lines = [
+        line("digits", "a", seed, value, silhouette=value**3, loss=-value, flat=1.0) for seed, value in enumerate(acc)
+    ]
+    rows = study.correlations(lines).splitlines()
+    assert rows[0] == "| data | runs | silhouette | loss | flat |"
+    assert rows[2] == "| digits | 9 | +1.00 | -1.00 |  |"
+    assert study.correlations([line("digits", "a", 0, 0.5)]) == ""
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_variant_of_a_study_is_a_valid_config_of_its_own(study: ModuleType, file: Path) -> None:
+    found = study.read_study(file, None, None)
+    for data in found.data:
+        configs = [load_config(data.name, list(overrides)) for overrides in found.variants.values()]
+        assert len({config.model_dump_json() for config in configs}) == len(configs)
+
+
+def test_the_literal_variant_of_the_readme_has_no_addition(study: ModuleType) -> None:
+    overrides = study.read_study(STUDIES / "readme.yaml", None, None).variants["literal equations, no additions"]
+    literal = load_config("digits", list(overrides))
     assert (literal.loss.kl_weight, literal.model.assignment_temperature) == (1, 1)
     assert (literal.start.method, literal.model.feature_batch_norm, literal.momentum.warmup) == ("none", False, False)
+
+
+def test_a_slip_in_a_study_is_found_before_anything_runs(study: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: [data/digits]\nseeds: [0]\nvariants: {wide: model.feature_dims=256}\n")
+    with pytest.raises(ValueError, match="model.feature_dims"):
+        study.read_study(file, None, None)
+    file.write_text("data: [data/digits]\nseeds: [0]\n")
+    with pytest.raises(ValueError, match="has no variants"):
+        study.read_study(file, None, None)
+
+
+def test_a_study_runs_what_is_missing_and_no_cell_twice(
+    study: ModuleType, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = " ".join([*TINY, "train.epochs=1", "start.method=none"])
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"data: [{digits}]\nseeds: [3]\nvariants:\n  short: {short}\n  too large: train.batch_size=5000\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["study.py", str(file)])
+    with pytest.raises(SystemExit, match="1 cells failed"):
+        study.main()
+    first = (tmp_path / "runs/study/mine/results.jsonl").read_text()
+    (found,) = [json.loads(text) for text in first.splitlines()]
+    assert (found["data"], found["variant"], found["seed"], found["n"]) == ("digits", "short", 3, 1797)
+    assert {"silhouette", "agreement", "loss"} < found["label_free"].keys()
+    assert "train.batch_size=5000" in capsys.readouterr().err
+    monkeypatch.setattr(study, "run_cell", lambda cell, *rest: pytest.fail(f"ran again: {cell}"))
+    monkeypatch.setattr(sys, "argv", ["study.py", str(file), "--only", "short"])
+    with pytest.raises(SystemExit) as left:
+        study.main()
+    assert left.value.code == 0
+    assert (tmp_path / "runs/study/mine/results.jsonl").read_text() == first

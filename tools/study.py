@@ -1,20 +1,24 @@
 """Train and evaluate every cell of (data set, variant, seed), resumably, and tabulate what came out.
 
-    python tools/study.py readme                 # the README's table: 2 sets, 5 variants, 3 seeds
-    python tools/study.py readme --jobs 2        # two runs side by side, one thread each
-    python tools/study.py mine --data data/digits --seeds 0 1 2 --variant "wide: model.feature_dim=256"
+    python tools/study.py tools/studies/readme.yaml              # the README's table
+    python tools/study.py tools/studies/readme.yaml --jobs 2     # two runs side by side, one thread each
+    python tools/study.py mine.yaml --data data/digits --seeds 0 1 2 3 4
 
-Each cell runs the real commands (`tcc-fast train`, `tcc-fast eval`) and appends one line to
-`runs/study/NAME/results.jsonl`; a cell that is there already is not run again. The table goes to the screen and
-to `table.md` beside it.
+A study is a YAML file with `data` (folders), `seeds`, and `variants` (a label, and the settings it changes; the first
+is what the others are compared with). Each cell runs the real commands (`tcc-fast train`, `tcc-fast eval`) and appends
+one line to `runs/study/NAME/results.jsonl`; a cell that is there already is not run again, one that failed is. Tables
+go to the screen and to `table.md` beside it. On a machine with GPUs, jobs are dealt out to them in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 import json
 import os
 import platform
+import queue
 import shutil
 import statistics
 import subprocess
@@ -26,22 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from scipy.stats import spearmanr, t
+
+from tcc_fast.config import load_config
 
 TCC_FAST = [sys.executable, "-m", "tcc_fast"]
-LITERAL = [
-    "model.feature_batch_norm=false",
-    "model.assignment_temperature=1",
-    "loss.kl_weight=1",
-    "start.method=none",
-    "momentum.warmup=false",
-]
-README_VARIANTS = {
-    "recipe": [],
-    "recipe, α = 0": ["loss.alpha=0"],
-    "recipe without the k-means start": ["start.method=none"],
-    "instance-only (k-means on its features)": ["loss.cluster_track=false", "start.method=none"],
-    "literal equations, no additions": LITERAL,
-}
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,19 +53,53 @@ class Cell:
         return self.data.name, " ".join(self.overrides), self.seed
 
 
-def run_cell(cell: Cell, folder: Path, threads: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Study:
+    """What is to be compared."""
+
+    name: str
+    data: list[Path]
+    seeds: list[int]
+    variants: dict[str, tuple[str, ...]]
+
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that an unfinished study has something of everything."""
+        combinations = itertools.product(self.seeds, self.data, self.variants.items())
+        return [Cell(data, label, overrides, seed) for seed, data, (label, overrides) in combinations]
+
+
+def read_study(file: Path, data: list[Path] | None, seeds: list[int] | None) -> Study:
+    """The study of a YAML file; ``data`` and ``seeds`` replace its own.
+
+    Raises:
+        ValueError: a part is missing, or a variant's settings are not valid.
+    """
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    missing = {"data", "seeds", "variants"} - set(content)
+    if missing:
+        raise ValueError(f"{file} has no {', '.join(sorted(missing))}: see tools/studies/readme.yaml")
+    variants = {label: tuple((overrides or "").split()) for label, overrides in content["variants"].items()}
+    for overrides in variants.values():
+        load_config("digits", list(overrides))  # a slip is found now, not hours later
+    return Study(file.stem, data or [Path(name) for name in content["data"]], seeds or content["seeds"], variants)
+
+
+def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
     """Train and evaluate one cell with the command line; returns its line of results."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    run = folder / "work" / f"{cell.data.name}-{abs(hash(cell)):x}"
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    code = hashlib.sha256(repr(cell.key()).encode()).hexdigest()[:12]
+    run = folder / "work" / f"{cell.data.name}-{code}"
     shutil.rmtree(run, ignore_errors=True)
-    train = ["train", "--data", str(cell.data), "--out", str(run), f"seed={cell.seed}", *cell.overrides]
+    train = ["train", "--data", str(cell.data), f"seed={cell.seed}", *cell.overrides]
     started = time.perf_counter()
-    subprocess.run(TCC_FAST + train, env=environment, check=True, stdout=subprocess.DEVNULL)
+    _call([*train, "--out", str(run)], environment)
     seconds = time.perf_counter() - started
     result = run.with_suffix(".json")
-    evaluate = ["eval", "--ckpt", str(run), "--json", str(result)]
-    subprocess.run(TCC_FAST + evaluate, env=environment, check=True, stdout=subprocess.DEVNULL)
+    _call(["eval", "--ckpt", str(run), "--agreement", "--json", str(result)], environment)
     scores = json.loads(result.read_text(encoding="utf-8"))
+    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     shutil.rmtree(run)
     result.unlink()
     return {
@@ -81,26 +110,42 @@ def run_cell(cell: Cell, folder: Path, threads: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "threads": threads,
         **{name: scores[name] for name in ("acc", "nmi", "ari", "n", "clusters_used", "kmeans_features")},
-        "command": "tcc-fast " + " ".join(part for part in train if part not in ("--out", str(run))),
+        "label_free": scores["label_free"] | {name: last[name] for name in ("loss", "loss_instance", "entropy")},
+        "command": f"tcc-fast {' '.join(train)}",
     }
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """A Markdown table: one row for each data set and variant, in the order of the first result."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _call(arguments: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(TCC_FAST + arguments, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"tcc-fast {' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
+
+
+def table(lines: list[Line]) -> str:
+    """A Markdown table: one row for each data set and variant, in the order of the first result.
+
+    The difference is to the data set's first variant, over the seeds that both have, with its 95 % interval (Student's
+    t of the paired differences).
+    """
+    rows: dict[tuple[str, str], dict[int, Line]] = {}
     for line in lines:
-        rows.setdefault((line["data"], line["variant"]), []).append(line)
+        rows.setdefault((line["data"], line["variant"]), {})[line["seed"]] = line
     text = [
-        "| data | variant | ACC of argmax π | every seed | k-means on f | s a run |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| data | variant | ACC of argmax π | every seed | difference | k-means on f | s a run |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    first: dict[str, dict[int, Line]] = {}
     for (data, variant), cells in sorted(rows.items(), key=lambda item: item[0][0]):
-        cells.sort(key=lambda cell: cell["seed"])
-        acc = [100 * cell["acc"] for cell in cells]
-        features = [100 * cell["kmeans_features"]["acc"] for cell in cells]
-        seconds = statistics.mean(cell["seconds"] for cell in cells)
+        reference = first.setdefault(data, cells)
+        cells = dict(sorted(cells.items()))
+        acc = [100 * cell["acc"] for cell in cells.values()]
+        features = [100 * cell["kmeans_features"]["acc"] for cell in cells.values()]
+        seconds = statistics.mean(cell["seconds"] for cell in cells.values())
         each = " ".join(f"{value:.1f}" for value in acc)
-        text.append(f"| {data} | {variant} | {_spread(acc)} | {each} | {_spread(features)} | {seconds:.0f} |")
+        pairs = [100 * (cells[seed]["acc"] - reference[seed]["acc"]) for seed in cells.keys() & reference.keys()]
+        gap = "" if cells.keys() == reference.keys() and reference is rows[data, variant] else interval(pairs)
+        row = [data, variant, _spread(acc), each, gap, _spread(features), f"{seconds:.0f}"]
+        text.append(f"| {' | '.join(row)} |")
     return "\n".join(text) + "\n"
 
 
@@ -109,45 +154,99 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
 
 
+def interval(differences: list[float]) -> str:
+    """Mean and 95 % interval of paired differences; the interval needs two or more."""
+    if not differences:
+        return ""
+    mean = statistics.mean(differences)
+    if len(differences) < 2:
+        return f"{mean:+.1f}"
+    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def correlations(lines: list[Line]) -> str:
+    """How each label-free quantity follows ACC over all runs of a data set: Spearman's ρ, as a Markdown table."""
+    names = list(dict.fromkeys(name for line in lines for name in line.get("label_free", {})))
+    if not names:
+        return ""
+    text = [f"| data | runs | {' | '.join(names)} |", f"|{' --- |' * (len(names) + 2)}"]
+    for data in sorted({line["data"] for line in lines}):
+        runs = [line for line in lines if line["data"] == data and "label_free" in line]
+        cells = []
+        for name in names:
+            known = [(run["label_free"][name], run["acc"]) for run in runs if run["label_free"].get(name) is not None]
+            values, acc = {value for value, _ in known}, {score for _, score in known}
+            constant = len(values) < 2 or len(acc) < 2
+            cells.append("" if constant else f"{spearmanr(*zip(*known, strict=True)).statistic:+.2f}")
+        text.append(f"| {data} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
+
+
+def machine() -> str:
+    """What it was run on, in a line."""
+    where = platform.processor() or platform.machine()
+    if torch.cuda.is_available():
+        where = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return f"{where}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def run_all(cells: list[Cell], folder: Path, results: Path, jobs: int, threads: int) -> int:
+    """Run cells side by side, each line written as it comes; returns how many failed."""
+    gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    for job in range(jobs):
+        gpus.put(job % torch.cuda.device_count() if torch.cuda.is_available() else None)
+
+    def work(cell: Cell) -> bool:
+        gpu = gpus.get()
+        try:
+            line = run_cell(cell, folder, threads, gpu)
+        except RuntimeError as error:
+            print(f"FAILED: {error}", file=sys.stderr, flush=True)
+            return False
+        finally:
+            gpus.put(gpu)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{line['data']} {line['variant']} seed {line['seed']}: ACC {100 * line['acc']:.1f}", flush=True)
+        return True
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(work, cells)).count(False)
+
+
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="`readme`, or any name for a study of your own")
-    parser.add_argument("--data", nargs="+", type=Path, default=[Path("data/digits"), Path("data/mnist5k")])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--variant", action="append", metavar="LABEL: KEY=VALUE ...", help="may be given many times")
+    parser.add_argument("study", type=Path, help="YAML file")
+    parser.add_argument("--data", nargs="+", type=Path, help="instead of the study's own")
+    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the study's own")
+    parser.add_argument("--only", metavar="TEXT", help="only variants whose label contains this")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--threads", type=int, help="threads of each run; default: cores / jobs")
+    parser.add_argument("--tabulate", action="store_true", help="run nothing, only print the tables")
     arguments = parser.parse_args()
-    variants = dict(README_VARIANTS) if arguments.name == "readme" else {}
-    for text in arguments.variant or []:
-        label, _, overrides = text.partition(":")
-        variants[label.strip()] = overrides.split()
-    if not variants:
-        parser.error("name at least one --variant")
-
-    folder = Path("runs/study") / arguments.name
+    try:
+        study = read_study(arguments.study, arguments.data, arguments.seeds)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    folder = Path("runs/study") / study.name
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / "results.jsonl"
-    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done = {(line["data"], line["overrides"], line["seed"]) for line in lines}
-    cells = [
-        Cell(data, label, tuple(overrides), seed)
-        for seed in arguments.seeds
-        for data in arguments.data
-        for label, overrides in variants.items()
-    ]
-    cells = [cell for cell in cells if cell.key() not in done]
+
+    def lines() -> list[Line]:
+        return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+    done = {(line["data"], line["overrides"], line["seed"]) for line in lines()}
+    cells = [cell for cell in study.cells() if cell.key() not in done and (arguments.only or "") in cell.variant]
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.jobs)
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for line in pool.map(lambda cell: run_cell(cell, folder, threads), cells):
-            lines.append(line)
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            print(f"{line['data']} {line['variant']} seed {line['seed']}: ACC {100 * line['acc']:.1f}", flush=True)
-    header = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n\n"
-    (folder / "table.md").write_text(header + table(lines), encoding="utf-8")
-    print(header + table(lines))
+    failed = 0 if arguments.tabulate else run_all(cells, folder, results, arguments.jobs, threads)
+    order = {label: number for number, label in enumerate(study.variants)}
+    found = sorted((line for line in lines() if line["variant"] in order), key=lambda line: order[line["variant"]])
+    text = f"{machine()}\n\n{table(found)}\n{correlations(found)}"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    sys.exit(f"{failed} cells failed; the same command runs them again" if failed else 0)
 
 
 if __name__ == "__main__":
