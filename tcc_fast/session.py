@@ -159,6 +159,7 @@ def open_session(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     compiling = compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
+    tune(device, precision, compiled)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         say(choice.sentence)
@@ -179,8 +180,6 @@ def open_session(
     if compiled and not alone:  # no graph spans what the ranks exchange
         model.compile()  # in place: parameter names stay plain
         twin.compile()
-    if compiled and device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # every batch has the same shape
     optimizer = build_optimizer(model, config.optim, compiled and alone)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     start_step = pipeline.batches_per_epoch * config.start_epoch
@@ -208,6 +207,17 @@ def resolve_precision(choice: str, device: torch.device) -> str:
     # torch before 2.12 does not say what the CPU can do: fp32 is never slow.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def tune(device: torch.device, precision: str, compiled: bool) -> None:
+    """Set what torch keeps for the whole process; nothing on a CPU.
+
+    Beside an encoder in bf16, what stays in fp32 (crops, contrasts) may round its factors to TF32, which has 3 bits
+    more. A compiled step has batches of one shape, so cuDNN may look for its fastest convolutions once.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
+        torch.backends.cudnn.benchmark = compiled
 
 
 STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
