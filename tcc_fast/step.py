@@ -8,7 +8,7 @@ global batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -78,6 +78,21 @@ class Keys(NamedTuple):
     """ê, (B, d)."""
 
 
+class Alone:
+    """What a step needs of Accelerate, for one process: several precisions can then be compared in it."""
+
+    def __init__(self, mixed_precision: str) -> None:
+        self.mixed_precision = mixed_precision
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def unwrap_model(self, model: nn.Module) -> Any:
+        """Nothing is wrapped."""
+        return model
+
+
 Noises = tuple[Tensor | None, ...]
 
 
@@ -90,7 +105,7 @@ class TrainingStep:
         twin: θ̂, on the same device.
         queues: P and Q, on the same device.
         optimizer: over θ.
-        accelerator: owns precision and the backward pass.
+        accelerator: owns precision and the backward pass; or what :class:`Alone` is.
         start_step: first step with clusters; before it the step is plain instance contrast.
     """
 
@@ -101,7 +116,7 @@ class TrainingStep:
         twin: TCC,
         queues: Queues,
         optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
+        accelerator: Accelerator | Alone,
         start_step: int = 0,
     ) -> None:
         self.config, self.model, self.twin, self.queues = config, model, twin, queues
@@ -166,7 +181,8 @@ class TrainingStep:
 
     def online(self, view: Tensor, noise: Tensor | None, clusters_on: bool) -> Outputs:
         """What θ says of a view."""
-        outputs: Outputs = self.model(view, noise, clusters_on)
+        with torch.autocast(view.device.type, torch.bfloat16, enabled=self._bf16):
+            outputs: Outputs = self.model(view, noise, clusters_on)
         return outputs
 
     def momentum(self, view: Tensor, noise: Tensor | None, clusters_on: bool) -> Outputs:
