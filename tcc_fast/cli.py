@@ -245,7 +245,7 @@ def bench_step_command(
     bf16 = resolve_precision(settings.train.precision, device) == "bf16"
     compiling = compile_mode(settings.train.compile, device, 1)
     task = Task(dataset, settings, device, torch.bfloat16 if bf16 else torch.float32)
-    result = bench_step(StepTask(task, compiling), passes, seconds, plain, say_on_stderr)
+    result = bench_step(StepTask(task, compiling), passes, seconds, plain, say=say_on_stderr)
     end_saying()
     show_step(result, Console(highlight=False))
     if json_file is not None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tcc_fast.bench.show import count, footing, heading, percent, spread, times
-from tcc_fast.bench.stepping import FED, FIXED, PLAIN
+from tcc_fast.bench.stepping import FED, PLAIN
 
 
 def show_step(result: dict[str, Any], console: Console) -> None:
@@ -35,7 +35,8 @@ def contender_rows(result: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, figures in result["results"].items():
         ratio = "" if figures["ratio"] is None or name == PLAIN else with_spread(figures["ratio"], times)
-        share = with_spread(figures["of_ceiling"], percent) if name == FED and figures["of_ceiling"] else ""
+        fed = name.startswith(FED) and figures["of_ceiling"] is not None
+        share = with_spread(figures["of_ceiling"], percent) if fed else ""
         star = " *" if figures["disturbed"] else ""
         rows.append([name + star, with_spread(figures["img_per_s"], count), ratio, share])
     return rows
@@ -60,7 +61,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
         f"{rates['bytes'] / 1e9:.3g} GB/s copied (read and written)",
         f"in pieces {milliseconds(pieces)} ms, of which no version needs less than {milliseconds(whole['floor_ms'])}",
     ]
-    for name in (FED, FIXED):
+    for name in result["results"]:
         if name in whole:
             ms, share = whole[name]["ms"], whole[name]["utilisation"]
             lines.append(f"{name}: {milliseconds(ms)} ms a step, {percent(share)} of the measured matrix rate")

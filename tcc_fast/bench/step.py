@@ -38,6 +38,7 @@ def bench_step(
     rounds: int = 3,
     seconds: float = 3.0,
     plain: bool = True,
+    feeds: tuple[str | None, ...] = (None,),
     say: Callable[[str], None] = lambda sentence: None,
     calibrate: Calibrate | None = None,
     rates: Rates | None = None,
@@ -49,6 +50,7 @@ def bench_step(
         rounds: in each of which every contender has one turn.
         seconds: of a turn, at least; it ends with a whole step.
         plain: also measure what a user has today.
+        feeds: pipelines that feed our step; None: the one that the settings choose.
         say: told what goes on.
         calibrate: in place of the fixed piece of work.
         rates: of the device; None: measured now.
@@ -64,7 +66,7 @@ def bench_step(
     task = what.task
     bf16 = task.dtype == torch.bfloat16
     tune(task.device, "bf16" if bf16 else "fp32", what.compiling != "off")
-    result = compare(task, step_openers(what, plain), rounds, seconds, say, calibrate, PLAIN, FIXED)
+    result = compare(task, step_openers(what, plain, feeds), rounds, seconds, say, calibrate, PLAIN, FIXED)
     gc.collect()  # models and batches of the contenders
     say("measuring the device")
     rates = rates or measure_rates(task.device, task.dtype)
@@ -72,7 +74,7 @@ def bench_step(
     say("piece by piece")
     compiled = what.compiling != "off"
     piecewise = PiecewiseStep(build_step(what.config, task.device, bf16, "off", for_compiling=compiled), compiled)
-    pipeline, _ = open_feed(task, compiled=compiled)
+    pipeline, _ = open_feed(task, feeds[0], compiled)
     with closing(pipeline):
         batches = endless(pipeline)
         pieces = measure_parts(piecewise, batches, clock(task.device), max(rounds, PIECEWISE_STEPS))
@@ -128,10 +130,10 @@ def summarise_parts(
 
 
 def whole_step(result: dict[str, Any], work: dict[str, Work], rates: Rates, batch: int) -> dict[str, Any]:
-    """Milliseconds of a step as trained, for each of our two contenders, and its utilisation of the device."""
+    """Milliseconds of a step as trained, for each of our contenders, and its utilisation of the device."""
     found: dict[str, Any] = {}
-    for name in (FED, FIXED):
-        if name in result["results"]:
+    for name in result["results"]:
+        if name == FIXED or name.startswith(FED):
             ms = 1e3 * batch / result["results"][name]["img_per_s"]["median"]
             found[name] = {"ms": ms, "utilisation": utilisation(work, ms, rates)}
     return found | {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch, Pipeline
-from tcc_fast.bench.contenders import Openers, Task
+from tcc_fast.bench.contenders import Openers, Task, ahead
 from tcc_fast.bench.plain import build_plain_step, end_workers, plain_batches, plain_loader
 from tcc_fast.bench.rounds import Source
 from tcc_fast.config import Config
@@ -114,13 +115,18 @@ def steps(training_step: TrainingStep, batches: Iterable[Batch]) -> Iterator[int
         yield len(batch.index)
 
 
-def step_openers(what: StepTask, plain: bool = True) -> Openers:
-    """The contenders; the plain one first, since its workers are best forked before there are threads."""
+def step_openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ...] = (None,)) -> Openers:
+    """The contenders; the plain one first, since its workers are best forked before there are threads.
+
+    Args:
+        what: pictures, settings and switches.
+        plain: with the plain version.
+        feeds: pipelines that feed our step, each a contender; None: the one that the settings choose.
+    """
     task = what.task
     bf16 = task.dtype == torch.bfloat16
-
-    def ours(compiling: str) -> TrainingStep:
-        return build_step(task.config, task.device, bf16, compiling)
+    # One step serves all of them but the recorded one: it is compiled once.
+    ours = lru_cache(lambda: build_step(task.config, task.device, bf16, what.compiling))
 
     def plain_fed() -> Source:
         loader = plain_loader(task, what.from_memory)
@@ -131,27 +137,28 @@ def step_openers(what: StepTask, plain: bool = True) -> Openers:
 
     def plain_fixed() -> Source:
         batches = itertools.repeat(fixed_batch(replace(task, dtype=torch.float32), channels_last=False))
-        return Source(
-            steps(build_plain_step(task.config, task.device), batches),
-            "eager, fp32, NCHW, on one batch again and again",
-        )
+        return Source(steps(build_plain_step(task.config, task.device), batches), "the same without the DataLoader")
 
-    def fed() -> Source:
-        pipeline, name = open_feed(task, compiled=what.compiling != "off")
-        return Source(
-            steps(ours(what.compiling), endless(pipeline)),
-            f"compile={what.compiling}, pipeline {name}",
-            close=pipeline.close,
-        )
+    def fed(pipeline_name: str | None) -> Source:
+        pipeline, name = open_feed(task, pipeline_name, what.compiling != "off")
+        note = f"compile={what.compiling}, pipeline {name}"
+        return Source(steps(ours(), endless(pipeline)), note, ahead(name, task.threads), close=pipeline.close)
 
-    def fixed(compiling: str) -> Source:
-        return Source(
-            steps(ours(compiling), itertools.repeat(fixed_batch(task))),
-            f"the step of tcc-fast on one batch again and again, compile={compiling}",
-        )
+    def fixed() -> Source:
+        return Source(steps(ours(), itertools.repeat(fixed_batch(task))), f"compile={what.compiling}")
+
+    def graphs() -> Source:
+        recorded = build_step(task.config, task.device, bf16, "graphs")
+        return Source(steps(recorded, itertools.repeat(fixed_batch(task))), "compile=graphs")
 
     found: Openers = {PLAIN: plain_fed, PLAIN_FIXED: plain_fixed} if plain else {}
-    found |= {FED: fed, FIXED: lambda: fixed(what.compiling)}
+    found |= {fed_by(name): partial(fed, name) for name in feeds}
+    found[FIXED] = fixed
     if what.compiling == "on" and task.device.type == "cuda":
-        found[GRAPHS] = lambda: fixed("graphs")
+        found[GRAPHS] = graphs
     return found
+
+
+def fed_by(pipeline: str | None) -> str:
+    """The contender's name; None: the pipeline that the settings choose."""
+    return FED if pipeline is None else f"{FED}, {pipeline}"
