@@ -107,10 +107,13 @@ class Recorder(Protocol):
         """Do the work now, as it is done when it is recorded."""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record the work without doing it; its result is what every replay writes anew. Forgets an earlier one."""
+        """Record the work without doing it; its result is what every replay writes anew."""
 
     def replay(self) -> None:
         """Do the recorded work."""
+
+    def forget(self) -> None:
+        """Give back what a recording holds."""
 
 
 class CudaRecorder:
@@ -129,7 +132,6 @@ class CudaRecorder:
         return result
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        self._graph = None  # its memory can be used again
         graph = torch.cuda.CUDAGraph()
         # Threads of a pipeline may pin or allocate memory meanwhile, which is none of this recording.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
@@ -140,6 +142,9 @@ class CudaRecorder:
     def replay(self) -> None:
         assert self._graph is not None
         self._graph.replay()
+
+    def forget(self) -> None:
+        self._graph = None
 
 
 class GraphedStep(CompiledStep):
@@ -164,6 +169,9 @@ class GraphedStep(CompiledStep):
         self._phase, self._warm_steps = phase, 0
         self._inputs: list[Tensor] = []
         self._reported: Tensor | None = None
+        # All memory of the last recording, in which the gradients lie as well.
+        self.optimizer.zero_grad(set_to_none=True)
+        self._recorder.forget()
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         self._set_no_sync(step)

@@ -110,7 +110,13 @@ def update_twin(twin: nn.Module, model: nn.Module, decay: float) -> None:
 def follow(twin: nn.Module, model: nn.Module, pull: float | Tensor) -> None:
     """θ̂ ← θ̂ + pull · (θ - θ̂): :func:`update_twin` with pull = 1 - m.
 
-    A tensor, (), is for compiled code, which would be compiled anew for every other number; elsewhere it would be
-    waited for.
+    As a tensor, (), it is neither waited for nor a part of compiled code.
     """
-    torch._foreach_lerp_(list(twin.parameters()), list(model.parameters()), pull)  # type: ignore[arg-type]
+    slow: list[Tensor] = list(twin.parameters())
+    fast: list[Tensor] = list(model.parameters())
+    if isinstance(pull, Tensor):
+        difference = torch._foreach_sub(fast, slow)
+        torch._foreach_mul_(difference, pull)
+        torch._foreach_add_(slow, difference)
+    else:
+        torch._foreach_lerp_(slow, fast, pull)

@@ -127,6 +127,29 @@ def test_the_compiled_step_is_the_eager_one_and_compiled_once_a_phase(case: str,
         compiled(batch(99), STEPS_ALL)
 
 
+def test_in_bf16_the_compiled_step_is_the_eager_one() -> None:
+    """Through Accelerate's autocast and around it; rounding differs, since compiled code may keep more digits."""
+    settings = config()
+    with fresh_accelerate():
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+        counter = CompileCounterWithBackend("aot_eager")
+        options: list[dict[str, Any]] = [{"backend": counter}, {}]
+        made = [
+            build(kind, settings, accelerator, **more)
+            for kind, more in zip((CompiledStep, TrainingStep), options, strict=True)
+        ]
+        for training_step in made:
+            training_step.model.float(), training_step.twin.float()
+            training_step.queues.cluster.float(), training_step.queues.instance.float()
+        for step in range(START, START + 4):
+            data = batch(step)
+            data = Batch(data.view_1.bfloat16(), data.view_2.bfloat16(), data.index)
+            one, other = (training_step(data, step) for training_step in made)
+            assert one.loss.dtype == torch.float32
+            torch.testing.assert_close(one.loss, other.loss, rtol=0.02, atol=0.02)
+        assert counter.frame_count == 2
+
+
 def test_after_an_evaluation_in_between_nothing_is_compiled_anew(accelerator: Accelerator) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = build(CompiledStep, config(), accelerator, backend=counter)
@@ -158,7 +181,7 @@ class PythonRecorder:
     """Replays by calling again: what is recorded must take its inputs, and leave its result, where it did before."""
 
     def __init__(self) -> None:
-        self.beside_count = self.recorded = self.replayed = 0
+        self.beside_count = self.recorded = self.replayed = self.forgotten = 0
 
     def beside(self, work: Callable[[], Tensor]) -> Tensor:
         self.beside_count += 1
@@ -173,6 +196,10 @@ class PythonRecorder:
         self.replayed += 1
         self.result.copy_(self.work())
 
+    def forget(self) -> None:
+        self.forgotten += 1
+        self.work = self.result = None
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_recorded_step_is_the_eager_one(case: str, accelerator: Accelerator) -> None:
@@ -182,6 +209,7 @@ def test_the_recorded_step_is_the_eager_one(case: str, accelerator: Accelerator)
     assert recorder.recorded == 2  # of each phase
     assert recorder.beside_count == 2 * WARM_UP
     assert recorder.replayed == STEPS_ALL - 2 * WARM_UP
+    assert recorder.forgotten == 3  # there is none yet; and before each phase
 
 
 def test_losses_of_a_replay_outlive_the_next_one(accelerator: Accelerator) -> None:

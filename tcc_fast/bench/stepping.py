@@ -36,11 +36,13 @@ class StepTask:
         task: pictures, settings (K must be set), device and dtype, of which bfloat16 means autocast.
         compiling: `off`, `on` or `graphs`.
         from_memory: whether the plain loader reads decoded pictures.
+        plain_batch: of the plain version, if smaller: its workers hold many batches, and fill them before each turn.
     """
 
     task: Task
     compiling: str
     from_memory: bool = True
+    plain_batch: int = 256
 
     @property
     def config(self) -> Config:
@@ -125,19 +127,22 @@ def step_openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ..
     """
     task = what.task
     bf16 = task.dtype == torch.bfloat16
+    plain_size = min(what.plain_batch, task.config.train.batch_size)
+    train = task.config.train.model_copy(update={"batch_size": plain_size})
+    plain_task = replace(task, config=task.config.model_copy(update={"train": train}), dtype=torch.float32)
     # One step serves all of them but the recorded one: it is compiled once.
     ours = lru_cache(lambda: build_step(task.config, task.device, bf16, what.compiling))
 
     def plain_fed() -> Source:
-        loader = plain_loader(task, what.from_memory)
-        source = steps(build_plain_step(task.config, task.device), plain_batches(loader, task.device))
+        loader = plain_loader(plain_task, what.from_memory)
+        source = steps(build_plain_step(plain_task.config, task.device), plain_batches(loader, task.device))
         where = "from memory" if what.from_memory else "decoded by Pillow"
-        note = f"eager, fp32, NCHW; views by a DataLoader with PIL transforms, pictures {where}"
+        note = f"eager, fp32, NCHW, batches of {plain_size}; DataLoader with PIL transforms, pictures {where}"
         return Source(source, note, 2 * task.threads, max(1, task.threads), lambda: end_workers(loader))
 
     def plain_fixed() -> Source:
-        batches = itertools.repeat(fixed_batch(replace(task, dtype=torch.float32), channels_last=False))
-        return Source(steps(build_plain_step(task.config, task.device), batches), "the same without the DataLoader")
+        batches = itertools.repeat(fixed_batch(plain_task, channels_last=False))
+        return Source(steps(build_plain_step(plain_task.config, task.device), batches), "the same, on one batch")
 
     def fed(pipeline_name: str | None) -> Source:
         pipeline, name = open_feed(task, pipeline_name, what.compiling != "off")
