@@ -163,6 +163,7 @@ def test_after_an_evaluation_in_between_nothing_is_compiled_anew(accelerator: Ac
     assert counter.frame_count == 2
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.11 warns of its own code
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a compiler of C++ on a CPU")
 def test_inductor_makes_the_same_steps(accelerator: Accelerator) -> None:
     """The code that is really generated, for two steps with clusters; of a linear encoder, since g++ takes its time."""
