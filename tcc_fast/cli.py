@@ -213,6 +213,52 @@ def bench_pipelines(
         plot.write_text(comparison_svg(result), encoding="utf-8")
 
 
+@bench_app.command("step")
+def bench_step_command(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as train.batch_size=1024."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="A built-in config or a YAML file; default: the one named as the data set.")
+    ] = None,
+    passes: Annotated[int, typer.Option(help="Rounds; in each, every contender has one turn.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Length of a turn, at least.")] = 3.0,
+    plain: Annotated[bool, typer.Option(help="Also measure the plain version: eager, fp32, PIL DataLoader.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every turn to this file.")] = None,
+) -> None:
+    """Measure the training step: whole, part by part, and against what the device allows."""
+    from tcc_fast.bench import Task, check_options
+    from tcc_fast.bench.show import end_saying, say_on_stderr
+    from tcc_fast.bench.show_step import show_step
+    from tcc_fast.bench.step import bench_step
+    from tcc_fast.bench.stepping import StepTask
+
+    check_options(passes, seconds)
+    _check_folders(json_file)
+
+    import torch
+
+    from tcc_fast.datasets import open_dataset
+    from tcc_fast.distributed import processes
+    from tcc_fast.run_folder import plan_run
+    from tcc_fast.session import compile_mode, resolve_precision, with_num_clusters
+
+    plan = plan_run(config, data, None, None, overrides or [])
+    device = processes().device
+    dataset = open_dataset(plan.data)
+    settings = with_num_clusters(plan.config, dataset)
+    bf16 = resolve_precision(settings.train.precision, device) == "bf16"
+    compiling = compile_mode(settings.train.compile, device, 1)
+    task = Task(dataset, settings, device, torch.bfloat16 if bf16 else torch.float32)
+    result = bench_step(StepTask(task, compiling), passes, seconds, plain, say=say_on_stderr)
+    end_saying()
+    show_step(result, Console(highlight=False))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def _check_folders(*files: Path | None) -> None:
     """Said now, not after minutes of work."""
     for file in files:

@@ -27,7 +27,7 @@ def _on_off(value: Any) -> Any:
     return words.get(value, value) if isinstance(value, bool | str) else value
 
 
-Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
+CompileChoice = Annotated[Literal["auto", "on", "off", "graphs"], BeforeValidator(_on_off)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -206,8 +206,10 @@ class TrainConfig(Section):
     """Global batch, over all ranks. Origin: prototype."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: autocast. `auto`: bf16 where the device computes in it, otherwise fp32."""
-    compile: Switch = "auto"
-    """torch.compile. `auto`: on for CUDA, off for the CPU, where it costs half a minute and gains nothing."""
+    compile: CompileChoice = "auto"
+    """torch.compile. `auto`: on for CUDA, off for the CPU, where it costs half a minute and gains nothing. `graphs`:
+    also replay the whole step as one CUDA graph (one process), for steps so short that launching them is what takes
+    the time."""
     log_every: int = Field(20, ge=1)
     """Steps between logged lines; each one waits for the device."""
     checkpoint_every: int = Field(10, ge=1)

@@ -40,7 +40,7 @@ class MomentumQueue(nn.Module):
         slots = torch.arange(skipped, count, device=self.keys.device)
         slots = (self.written + slots) % self.length
         self.keys.index_copy_(0, slots, keys[skipped:].to(self.keys.dtype))
-        self.written += count
+        self.written.add_(count)
 
 
 class ShardedQueue(nn.Module):
@@ -112,7 +112,7 @@ class ShardedQueue(nn.Module):
         skipped = max(0, count - capacity)
         slots = (self.written // self.ranks + torch.arange(skipped, count, device=self.keys.device)) % capacity
         self.keys.index_copy_(0, slots, keys[skipped:].to(self.keys.dtype))
-        self.written += count * self.ranks
+        self.written.add_(count * self.ranks)
 
     @torch.no_grad()
     def restore(self, shards: Iterable[tuple[Tensor, Tensor]], written: Tensor) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tcc_fast.batch import Pipeline
 from tcc_fast.batch_norm import average_running_statistics, share_batch_statistics
 from tcc_fast.checkpoint import RunState, Training, load_training, save_checkpoint
+from tcc_fast.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
@@ -156,7 +157,9 @@ def open_session(
     assert config.model.num_clusters is not None
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    compiled = compiles(config.train.compile, device)
+    compiling = compile_mode(config.train.compile, device, accelerator.num_processes)
+    compiled = compiling != "off"
+    tune(device, precision, compiled)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         say(choice.sentence)
@@ -173,13 +176,15 @@ def open_session(
     queues = build_queues(config, config.model.num_clusters)
     queues.cluster.to(device)
     queues.instance.to(device)
-    if compiled:
+    alone = accelerator.num_processes == 1
+    if compiled and not alone:  # no graph spans what the ranks exchange
         model.compile()  # in place: parameter names stay plain
         twin.compile()
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, compiled and alone)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     start_step = pipeline.batches_per_epoch * config.start_epoch
-    training_step = TrainingStep(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
+    kind = STEPS[compiling] if alone else TrainingStep
+    training_step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
     training = Training(model, twin, queues, optimizer)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 
@@ -204,9 +209,32 @@ def resolve_precision(choice: str, device: torch.device) -> str:
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
-def compiles(choice: str, device: torch.device) -> bool:
-    """Whether to use torch.compile; `auto` means on CUDA."""
-    return choice == "on" or (choice == "auto" and device.type == "cuda")
+def tune(device: torch.device, precision: str, compiled: bool) -> None:
+    """Set what torch keeps for the whole process; nothing on a CPU.
+
+    Beside an encoder in bf16, what stays in fp32 (crops, contrasts) may round its factors to TF32, which has 3 bits
+    more. A compiled step has batches of one shape, so cuDNN may look for its fastest convolutions once.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
+        torch.backends.cudnn.benchmark = compiled
+
+
+STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
+"""By what :func:`compile_mode` says, for one process."""
+
+
+def compile_mode(choice: str, device: torch.device, processes: int) -> str:
+    """`off`, `on` or `graphs`. `auto` is on for CUDA.
+
+    Raises:
+        ValueError: CUDA graphs cannot be had here.
+    """
+    if choice == "auto":
+        return "on" if device.type == "cuda" else "off"
+    if choice == "graphs" and (device.type != "cuda" or processes > 1):
+        raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
+    return choice
 
 
 def with_num_clusters(config: Config, dataset: Dataset) -> Config:

@@ -8,7 +8,7 @@ global batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -78,6 +78,24 @@ class Keys(NamedTuple):
     """ê, (B, d)."""
 
 
+class Alone:
+    """What a step needs of Accelerate, for one process: several precisions can then be compared in it."""
+
+    def __init__(self, mixed_precision: str) -> None:
+        self.mixed_precision = mixed_precision
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def unwrap_model(self, model: nn.Module) -> Any:
+        """Nothing is wrapped."""
+        return model
+
+
+Noises = tuple[Tensor | None, ...]
+
+
 class TrainingStep:
     """Holds what a step changes, and performs it.
 
@@ -87,7 +105,7 @@ class TrainingStep:
         twin: θ̂, on the same device.
         queues: P and Q, on the same device.
         optimizer: over θ.
-        accelerator: owns precision and the backward pass.
+        accelerator: owns precision and the backward pass; or what :class:`Alone` is.
         start_step: first step with clusters; before it the step is plain instance contrast.
     """
 
@@ -98,26 +116,26 @@ class TrainingStep:
         twin: TCC,
         queues: Queues,
         optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
+        accelerator: Accelerator | Alone,
         start_step: int = 0,
     ) -> None:
         self.config, self.model, self.twin, self.queues = config, model, twin, queues
         self.optimizer, self.accelerator, self.start_step = optimizer, accelerator, start_step
+        self._bf16 = accelerator.mixed_precision == "bf16"
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         """Train on one batch; ``step`` counts from 0 over the whole run."""
+        clusters_on = self.clusters_on(step)
         losses, new_keys = self.contrast(batch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, idle = losses.loss, self._idle_parameters(step)
+        loss, idle = losses.loss, self._idle_parameters(clusters_on)
         if isinstance(self.model, DistributedDataParallel):  # it waits for a gradient of every parameter
             loss = loss + sum(0.0 * parameter.sum() for parameter in idle)
         self.accelerator.backward(loss)
         for parameter in idle:
             parameter.grad = None  # not zero, by which the optimiser would still move them
         self.optimizer.step()
-        if self.clusters_on(step):
-            self.queues.cluster.enqueue_no_sync(new_keys.cluster)
-        self.queues.instance.enqueue_no_sync(new_keys.instance)
+        self._enqueue(new_keys, clusters_on)
         decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
         update_twin(self.twin, self.accelerator.unwrap_model(self.model), decay)
         return Losses(*(part.detach() for part in losses))
@@ -126,10 +144,14 @@ class TrainingStep:
         """Whether this step trains clusters; otherwise it is plain instance contrast."""
         return self.config.loss.cluster_track and step >= self.start_step
 
-    def _idle_parameters(self, step: int) -> list[nn.Parameter]:
-        """Those that the loss of this step does not depend on."""
+    def _enqueue(self, new_keys: Keys, clusters_on: bool) -> None:
+        if clusters_on:
+            self.queues.cluster.enqueue_no_sync(new_keys.cluster)
+        self.queues.instance.enqueue_no_sync(new_keys.instance)
+
+    def _idle_parameters(self, clusters_on: bool) -> list[nn.Parameter]:
+        """Those that the loss of a step does not depend on."""
         model: TCC = self.accelerator.unwrap_model(self.model)
-        clusters_on = self.clusters_on(step)
         idle = [] if clusters_on else [model.prototypes]
         if not (clusters_on and model.config.condition_on_cluster):
             idle += model.cluster_embedding.parameters()
@@ -137,21 +159,42 @@ class TrainingStep:
 
     def contrast(self, batch: Batch, step: int) -> tuple[Losses, Keys]:
         """Losses of one batch, with the graph that leads back to θ, and the keys it gives the queues."""
-        losses, new_keys = self._one_direction(batch.view_1, batch.view_2, batch.index, step, direction=0)
+        noises = self.noises(batch.index, step)
+        return self.contrast_views(batch.view_1, batch.view_2, noises, self.alpha_at(step), self.clusters_on(step))
+
+    def contrast_views(
+        self, view_1: Tensor, view_2: Tensor, noises: Noises, alpha: float | Tensor, clusters_on: bool
+    ) -> tuple[Losses, Keys]:
+        """:meth:`contrast` as a function of tensors, which can be compiled once for many steps."""
+        losses, new_keys = self._one_direction(view_1, view_2, noises[:2], alpha, clusters_on)
         if self.config.loss.symmetric:
             # Only the first direction's keys enter the queues: one key an image, as in Algorithm 1.
-            mirrored, _ = self._one_direction(batch.view_2, batch.view_1, batch.index, step, direction=1)
+            mirrored, _ = self._one_direction(view_2, view_1, noises[2:], alpha, clusters_on)
             losses = Losses(*((a + b) / 2 for a, b in zip(losses, mirrored, strict=True)))
         return losses, new_keys
 
     def _one_direction(
-        self, view: Tensor, other_view: Tensor, index: Tensor, step: int, direction: int
+        self, view: Tensor, other_view: Tensor, noises: Noises, alpha: float | Tensor, clusters_on: bool
     ) -> tuple[Losses, Keys]:
-        clusters_on = self.clusters_on(step)
-        online: Outputs = self.model(view, self._noise(index, step, 2 * direction), clusters_on)
-        with torch.no_grad(), self.accelerator.autocast():
-            momentum: Outputs = self.twin(other_view, self._noise(index, step, 2 * direction + 1), clusters_on)
+        online = self.online(view, noises[0], clusters_on)
+        return self.compare(online, self.momentum(other_view, noises[1], clusters_on), alpha, clusters_on)
 
+    def online(self, view: Tensor, noise: Tensor | None, clusters_on: bool) -> Outputs:
+        """What θ says of a view."""
+        with torch.autocast(view.device.type, torch.bfloat16, enabled=self._bf16):
+            outputs: Outputs = self.model(view, noise, clusters_on)
+        return outputs
+
+    def momentum(self, view: Tensor, noise: Tensor | None, clusters_on: bool) -> Outputs:
+        """What θ̂ says of a view; it keeps nothing for a backward pass."""
+        with torch.no_grad(), torch.autocast(view.device.type, torch.bfloat16, enabled=self._bf16):
+            outputs: Outputs = self.twin(view, noise, clusters_on)
+        return outputs
+
+    def compare(
+        self, online: Outputs, momentum: Outputs, alpha: float | Tensor, clusters_on: bool
+    ) -> tuple[Losses, Keys]:
+        """Equations (4) to (9) of one view against the other, and against the queues."""
         loss = self.config.loss
         log_likelihood = instance_log_likelihood(
             online.instance,
@@ -173,7 +216,7 @@ class TrainingStep:
                 self.queues.cluster.filled,
             )
             l2 = instance_bound(log_likelihood, kl, loss.kl_weight)
-            total = total_loss(l1, l2, self.alpha_at(step))
+            total = total_loss(l1, l2, alpha)
         else:
             l1 = torch.zeros_like(log_likelihood[0])
             total = -log_likelihood.mean()
@@ -188,12 +231,17 @@ class TrainingStep:
         )
         return losses, Keys(r_hat, momentum.instance)
 
-    def _noise(self, index: Tensor, step: int, stream: int) -> Tensor | None:
-        """Gumbel noise (B, K): a function of (seed, step, image, network), so ranks and workers cannot change it."""
+    def noises(self, index: Tensor, step: int) -> Noises:
+        """Gumbel noise of θ and of θ̂, (B, K) each, for every direction.
+
+        A function of (seed, step, image, network), so ranks and workers cannot change it. It is made outside of what
+        is compiled: Inductor would do parts of the hashing in 32 bits.
+        """
+        streams = range(4 if self.config.loss.symmetric else 2)
         if not (self.config.loss.gumbel and self.clusters_on(step)):
-            return None
-        base = scalar_key(STREAM_GUMBEL, self.config.seed, step, stream)
-        return gumbel(keys(base, index), self.twin.prototypes.shape[0])
+            return (None,) * len(streams)
+        bases = [scalar_key(STREAM_GUMBEL, self.config.seed, step, stream) for stream in streams]
+        return tuple(gumbel(keys(base, index), self.twin.prototypes.shape[0]) for base in bases)
 
     def alpha_at(self, step: int) -> float:
         """α of this step."""

@@ -121,3 +121,25 @@ def test_set_learning_rate_reaches_every_group():
     optimizer = build_optimizer(model(), OptimConfig())
     set_learning_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_optimiser_of_a_compiled_step_moves_as_the_plain_one_does(name):
+    """Parameters that join late, and one that is begun anew, as μ is at the k-means start, must not trouble it."""
+    networks = [model(), model()]
+    networks[1].load_state_dict(networks[0].state_dict())
+    config = OptimConfig(name=name, lr=0.1, weight_decay=0.01)
+    optimizers = [build_optimizer(networks[0], config), build_optimizer(networks[1], config, compiled=True)]
+    assert isinstance(optimizers[1].param_groups[0]["lr"], torch.Tensor)
+    for step in range(4):
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            generator = torch.Generator().manual_seed(step)
+            for key, parameter in network.named_parameters():
+                gradient = torch.randn(parameter.shape, generator=generator)
+                parameter.grad = gradient if step or "prototypes" not in key else None
+            if step == 2:
+                optimizer.state.pop(network.prototypes)
+            set_learning_rate(optimizer, 0.1 / (step + 1))
+            optimizer.step()
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

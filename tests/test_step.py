@@ -447,3 +447,17 @@ def test_uniform_assignment_has_no_kl_and_full_entropy(accelerator):
     losses, _ = training_step.contrast(batch(0), 0)
     assert losses.kl_uniform.item() == pytest.approx(0.0, abs=1e-12)
     assert losses.entropy.item() == pytest.approx(math.log(K), rel=1e-12)
+
+
+def test_the_momentum_forward_keeps_nothing_for_a_backward_pass(accelerator):
+    training_step, data, kept = build(config(), accelerator), batch(0), []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        training_step.momentum(data.view_2, None, True)
+        assert not kept
+        training_step.online(data.view_1, None, True)
+        assert kept

@@ -15,11 +15,10 @@ fit into memory are read from an array, as torchvision's CIFAR10 does).
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,17 +29,14 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from torch.utils.data import DataLoader, RandomSampler
-from torch.utils.data import Dataset as TorchDataset
-from torchvision import transforms
 
 from tcc_fast.bench import BASELINE, DECODE, Source, Task, compare, openers, summarise
+from tcc_fast.bench.plain import end_workers, plain_batches, plain_loader
 from tcc_fast.bench.show import count, end_saying, heading, percent, say_on_stderr, show_comparison, spread, times
 from tcc_fast.config import AugmentConfig, Config, DataConfig, TrainConfig
-from tcc_fast.datasets import Dataset, convert, open_dataset
+from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
 
 PLAIN = "plain"
 RECIPE = AugmentConfig(jitter=0.8, hue=0.1)
@@ -197,64 +193,12 @@ def make_set(case: Case, amount: int, quality: int, work: Path, processes: int) 
 # The plain baseline.
 
 
-class PlainViews(TorchDataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """Two views of a picture, as most code makes them: pictures from an array, or else decoded by Pillow."""
-
-    def __init__(self, dataset: Dataset, pictures: np.ndarray | None, transform: Callable[[Any], torch.Tensor]) -> None:
-        self.dataset, self.pictures, self.transform = dataset, pictures, transform
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        if self.pictures is not None:
-            picture = Image.fromarray(self.pictures[index])
-        else:
-            picture = Image.open(io.BytesIO(self.dataset.read(index))).convert("RGB")
-        return self.transform(picture), self.transform(picture), index
-
-
 def open_plain(task: Task, from_memory: bool) -> Source:
     """A DataLoader with torchvision's older transforms as a contender."""
-    dataset, recipe, size = task.dataset, task.config.augment, task.config.data.image_size
-    jitter = transforms.ColorJitter(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
-    mean, std = channel_moments(dataset)
-    transform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size, recipe.crop_area, recipe.crop_aspect),
-            transforms.RandomHorizontalFlip(recipe.flip),
-            transforms.RandomApply([jitter], recipe.jitter),
-            transforms.RandomGrayscale(recipe.grey),
-            transforms.ToTensor(),
-            transforms.Normalize(mean.tolist(), std.tolist()),
-        ]
-    )
-    pictures = None
-    if from_memory:
-        pictures = decode(dataset, range(len(dataset)), common_geometry(dataset, size)).numpy()
-    views = PlainViews(dataset, pictures, transform)
-    batch = task.config.train.batch_size
-    loader = DataLoader(
-        views,
-        batch,
-        sampler=RandomSampler(views, num_samples=batch * task.order().batches_per_epoch),
-        num_workers=task.threads,
-        pin_memory=task.device.type == "cuda",
-        persistent_workers=task.threads > 0,
-    )
-
-    def batches() -> Iterator[int]:
-        while True:
-            for view_1, view_2, index in loader:
-                _ = view_1.to(task.device, non_blocking=True), view_2.to(task.device, non_blocking=True)
-                yield len(index)
-
-    def close() -> None:
-        if (iterator := loader._iterator) is not None:
-            iterator._shutdown_workers()
-
+    loader = plain_loader(task, from_memory)
     note = "DataLoader with torchvision's older transforms, " + ("from memory" if from_memory else "decoded by Pillow")
-    return Source(batches(), note, 2 * task.threads, max(1, task.threads), close)
+    counts = (len(batch.index) for batch in plain_batches(loader, task.device))
+    return Source(counts, note, 2 * task.threads, max(1, task.threads), lambda: end_workers(loader))
 
 
 # Figures.

@@ -30,6 +30,8 @@ def compare(
     seconds: float = 3.0,
     say: Callable[[str], None] = lambda sentence: None,
     calibrate: Calibrate | None = None,
+    baseline: str = BASELINE,
+    ceiling: str = DECODE,
 ) -> dict[str, Any]:
     """Measure contenders against each other.
 
@@ -40,6 +42,8 @@ def compare(
         seconds: of a turn, at least; it ends with a whole batch.
         say: told what goes on.
         calibrate: in place of the fixed piece of work.
+        baseline: the contender that the others are compared with.
+        ceiling: the one of which the others reach a share.
 
     Returns:
         Plain data: what was measured and on what, every turn under ``turns``, the figures of `summarise` under
@@ -60,7 +64,7 @@ def compare(
                 sources[name], first[name] = first_batch(open_source, task.device)
             except Exception as error:  # whatever is wrong with one, the others can be measured
                 skipped[name] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        if not set(sources) - {DECODE}:
+        if not set(sources) - {ceiling}:
             raise ValueError(
                 "no pipeline could be measured: " + "; ".join(f"{name}: {why}" for name, why in skipped.items())
             )
@@ -86,14 +90,14 @@ def compare(
         "long_epochs": task.long_epochs,
         "rounds": rounds,
         "seconds": seconds,
-        "baseline": BASELINE if BASELINE in sources else None,
+        "baseline": baseline if baseline in sources else None,
         "calibration_best": best,
         "repeated": sum(not turn["kept"] for turn in turns),
         "contenders": {
             name: {"note": source.note, "first_batch_seconds": first[name]} for name, source in sources.items()
         },
         "skipped": skipped,
-        "results": summarise(turns, BASELINE, DECODE),
+        "results": summarise(turns, baseline, ceiling),
         "turns": turns,
     }
 

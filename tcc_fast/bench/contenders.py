@@ -102,9 +102,8 @@ def open_pipeline_source(task: Task, name: str) -> Source:
     config = task.config.model_copy(update={"data": data})
     choice = choose_pipeline(task.dataset, config, task.device)
     pipeline = open_backend(name, task.dataset, config, task.device, task.order(), task.dtype)
-    ahead = _ahead(name, task.threads)
     stride = max(1, task.threads) if name == "torch" else 1
-    return Source(_count_pictures(pipeline), choice.reason, ahead, stride, pipeline.close)
+    return Source(_count_pictures(pipeline), choice.reason, ahead(name, task.threads), stride, pipeline.close)
 
 
 def _count_pictures(pipeline: Pipeline) -> Iterator[int]:
@@ -113,7 +112,7 @@ def _count_pictures(pipeline: Pipeline) -> Iterator[int]:
             yield len(batch.index)
 
 
-def _ahead(name: str, threads: int) -> int:
+def ahead(name: str, threads: int) -> int:
     """Batches that a pipeline has ready at most, unasked."""
     if name == "torch":
         return 2 * threads  # DataLoader's `prefetch_factor`

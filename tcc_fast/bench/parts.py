@@ -1,0 +1,200 @@
+"""Where the time and the memory of a step go: the same work in pieces, with a mark after each.
+
+Whole, the step overlaps and fuses more than its pieces do; both are shown. Time is taken by CUDA events on a GPU, so
+that nothing waits between the pieces, and by the clock on a CPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+
+from tcc_fast.batch import Batch
+from tcc_fast.model import follow, momentum_at
+from tcc_fast.step import TrainingStep
+
+PARTS = (
+    "augment",
+    "momentum forward",
+    "online forward",
+    "losses and queues",
+    "backward",
+    "optimiser",
+    "EMA",
+)
+
+
+class Meter(Protocol):
+    """Takes note of what has passed since the last mark."""
+
+    def start(self) -> None:
+        """Begin a step."""
+
+    def mark(self, part: str) -> None:
+        """What has passed belongs to this part, beside what it has already."""
+
+    def read(self) -> dict[str, float]:
+        """What each part had since the start."""
+
+
+class Clock:
+    """Milliseconds on a CPU."""
+
+    def start(self) -> None:
+        self._found: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, part: str) -> None:
+        now = time.perf_counter()
+        self._found[part] = self._found.get(part, 0.0) + 1e3 * (now - self._last)
+        self._last = now
+
+    def read(self) -> dict[str, float]:
+        return self._found
+
+
+class CudaClock:
+    """Milliseconds of a GPU, between events."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device)
+
+    def start(self) -> None:
+        self._events: list[tuple[str, Any]] = []
+        self.mark("")
+
+    def mark(self, part: str) -> None:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self._stream)
+        self._events.append((part, event))
+
+    def read(self) -> dict[str, float]:
+        self._events[-1][1].synchronize()
+        found: dict[str, float] = {}
+        for (_, before), (part, after) in zip(self._events, self._events[1:], strict=False):
+            found[part] = found.get(part, 0.0) + before.elapsed_time(after)
+        return found
+
+
+class PeakMemory:
+    """Bytes allocated on a GPU at the worst moment of each part, all that lives besides it included. Waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def start(self) -> None:
+        torch.cuda.synchronize(self._device)
+        self._found: dict[str, float] = {}
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def mark(self, part: str) -> None:
+        torch.cuda.synchronize(self._device)
+        peak = float(torch.cuda.max_memory_allocated(self._device))
+        self._found[part] = max(self._found.get(part, 0.0), peak)
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def read(self) -> dict[str, float]:
+        return self._found
+
+
+def clock(device: torch.device) -> Meter:
+    """The one for the device."""
+    return CudaClock(device) if device.type == "cuda" else Clock()
+
+
+class PiecewiseStep:
+    """A training step that is done piece by piece.
+
+    Args:
+        training_step: an eager one; its optimiser made for a compiled step if ``compiled``.
+        compiled: compile each piece.
+    """
+
+    def __init__(self, training_step: TrainingStep, compiled: bool) -> None:
+        self.step = training_step
+
+        def piece(function: Callable[..., Any]) -> Callable[..., Any]:
+            return torch.compile(function, fullgraph=True, dynamic=False) if compiled else function
+
+        self._online, self._momentum = piece(training_step.online), piece(training_step.momentum)
+        self._compare, self._enqueue, self._follow = piece(self._loss), piece(training_step._enqueue), piece(follow)
+        device = training_step.twin.prototypes.device
+        momentum = training_step.config.momentum
+        pull = 1.0 - momentum_at(10**9, momentum.decay, momentum.warmup)
+        self._pull: Any = torch.tensor(pull, device=device) if compiled else pull
+        self._alpha: Any = torch.tensor(0.5, device=device) if compiled else 0.5
+
+    def _loss(self, online: Any, momentum: Any, alpha: Any) -> Any:
+        losses, new_keys = self.step.compare(online, momentum, alpha, True)
+        return losses.loss, new_keys
+
+    def __call__(self, batches: Iterator[Batch], number: int, meter: Meter) -> None:
+        """One step on the next batch, marked part by part; clusters are on."""
+        step = self.step
+        meter.start()
+        batch = next(batches)
+        meter.mark("augment")
+        noises = step.noises(batch.index, max(number, step.start_step))
+        meter.mark("losses and queues")
+        losses, first_keys = [], None
+        directions = [(batch.view_1, batch.view_2), (batch.view_2, batch.view_1)]
+        for place, (view, other) in enumerate(directions[: 1 + step.config.loss.symmetric]):
+            momentum = self._momentum(other, noises[2 * place + 1], True)
+            meter.mark("momentum forward")
+            online = self._online(view, noises[2 * place], True)
+            meter.mark("online forward")
+            loss, new_keys = self._compare(online, momentum, self._alpha)
+            losses.append(loss)
+            first_keys = first_keys or new_keys
+            meter.mark("losses and queues")
+        step.optimizer.zero_grad(set_to_none=True)
+        (sum(losses) / len(losses)).backward()
+        del loss, losses, online, momentum
+        meter.mark("backward")
+        step.optimizer.step()
+        meter.mark("optimiser")
+        self._enqueue(first_keys, True)
+        meter.mark("losses and queues")
+        self._follow(step.twin, step.model, self._pull)
+        meter.mark("EMA")
+
+
+def measure_parts(
+    piecewise: PiecewiseStep, batches: Iterator[Batch], meter: Meter, rounds: int, warm_up: int = 3
+) -> list[dict[str, float]]:
+    """What the meter says of each of ``rounds`` steps, after ``warm_up`` others."""
+    found = []
+    for number in range(warm_up + rounds):
+        piecewise(batches, number, meter)
+        found.append(dict(meter.read()))
+    return found[warm_up:]
+
+
+def busy_milliseconds(work: Callable[[], None], device: torch.device) -> float | None:
+    """How long a GPU computes or copies while the work is done; None on a CPU, which is never seen idle here."""
+    if device.type != "cuda":
+        return None
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        work()
+        torch.cuda.synchronize(device)
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation  # which span gaps as well
+    ]
+    return covered(spans) / 1e3  # from microseconds
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total

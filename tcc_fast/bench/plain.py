@@ -1,0 +1,134 @@
+"""What a user has today: views by a DataLoader with PIL transforms, and a step that is written without a thought for
+speed (eager, fp32, NCHW, one tensor of the moving average after the other)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import transforms
+
+from tcc_fast.augment import BLUR_SIGMA, blur_kernel_size
+from tcc_fast.batch import Batch
+from tcc_fast.bench.contenders import Task
+from tcc_fast.config import Config
+from tcc_fast.datasets import Dataset
+from tcc_fast.model import TCC, momentum_at, momentum_twin
+from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
+from tcc_fast.step import Alone, Losses, TrainingStep, build_queues
+
+Item = tuple[Tensor, Tensor, int]
+
+
+class PlainViews(TorchDataset[Item]):
+    """Two views of a picture, as most code makes them: pictures from an array, or else decoded by Pillow."""
+
+    def __init__(
+        self, dataset: Dataset, pictures: NDArray[np.uint8] | None, transform: Callable[[Any], Tensor]
+    ) -> None:
+        self.dataset, self.pictures, self.transform = dataset, pictures, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Item:
+        if self.pictures is not None:
+            picture = Image.fromarray(self.pictures[index])
+        else:
+            picture = Image.open(io.BytesIO(self.dataset.read(index))).convert("RGB")
+        return self.transform(picture), self.transform(picture), index
+
+
+def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
+    """The recipe by torchvision's older transforms, nothing seeded.
+
+    Args:
+        task: what it works on.
+        from_memory: read decoded pictures from an array, as torchvision's CIFAR10 does; else decode by Pillow.
+    """
+    dataset, recipe, size = task.dataset, task.config.augment, task.config.data.image_size
+    jitter = transforms.ColorJitter(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
+    mean, std = channel_moments(dataset)
+    blur = transforms.GaussianBlur(blur_kernel_size(size), BLUR_SIGMA)
+    affine = [transforms.RandomAffine(recipe.rotation, scale=recipe.zoom, shear=recipe.shear)]
+    transform = transforms.Compose(
+        [
+            *(affine if recipe.has_affine else []),
+            transforms.RandomResizedCrop(size, recipe.crop_area, recipe.crop_aspect),
+            transforms.RandomHorizontalFlip(recipe.flip),
+            transforms.RandomApply([jitter], recipe.jitter),
+            transforms.RandomGrayscale(recipe.grey),
+            *([transforms.RandomApply([blur], recipe.blur)] if recipe.blur else []),
+            transforms.ToTensor(),
+            transforms.Normalize(mean.tolist(), std.tolist()),
+        ]
+    )
+    pictures = None
+    if from_memory:
+        pictures = decode(dataset, range(len(dataset)), common_geometry(dataset, size)).numpy()
+    views = PlainViews(dataset, pictures, transform)
+    batch = task.config.train.batch_size
+    return DataLoader(
+        views,
+        batch,
+        sampler=RandomSampler(views, num_samples=batch * task.order().batches_per_epoch),
+        num_workers=task.threads,
+        pin_memory=task.device.type == "cuda",
+        persistent_workers=task.threads > 0,
+    )
+
+
+def plain_batches(loader: DataLoader[Item], device: torch.device) -> Iterator[Batch]:
+    """Batches without end, on the device."""
+    while True:
+        for view_1, view_2, index in loader:
+            there = [part.to(device, non_blocking=True) for part in (view_1, view_2, index)]
+            yield Batch(there[0], there[1], there[2])
+
+
+def end_workers(loader: DataLoader[Item]) -> None:
+    """End a loader's processes at once."""
+    if (iterator := loader._iterator) is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+class PlainStep(TrainingStep):
+    """The step of Algorithm 1, eager and in full precision."""
+
+    def __call__(self, batch: Batch, step: int) -> Losses:
+        losses, new_keys = self.contrast(batch, step)
+        self.optimizer.zero_grad()
+        losses.loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self._enqueue(new_keys, self.clusters_on(step))
+        decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
+        with torch.no_grad():
+            for slow, fast in zip(self.twin.parameters(), self.model.parameters(), strict=True):
+                slow.mul_(decay).add_(fast, alpha=1.0 - decay)
+        return losses
+
+
+def build_plain_step(config: Config, device: torch.device) -> PlainStep:
+    """The plain step of these settings; K must be set."""
+    assert config.model.num_clusters is not None
+    torch.manual_seed(config.seed)
+    model = TCC(config.model, config.loss).to(device)
+    queues = build_queues(config, config.model.num_clusters)
+    queues.cluster.to(device)
+    queues.instance.to(device)
+    optim = config.optim
+    optimizer: torch.optim.Optimizer
+    if optim.name == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), optim.lr, optim.sgd_momentum, weight_decay=optim.weight_decay)
+    else:
+        kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+        optimizer = kind(model.parameters(), optim.lr, weight_decay=optim.weight_decay)
+    return PlainStep(config, model, momentum_twin(model), queues, optimizer, Alone("no"))

@@ -1,0 +1,147 @@
+"""`tcc-fast bench step`: how fast a training step is, where its time goes, and what bounds it.
+
+Whole steps take turns as the pipelines do (`tcc_fast.bench.compare`): the plain version that a user has today, with its
+DataLoader and on one fixed batch; and ours, with its pipeline and on one fixed batch. Then the same work is done in
+pieces, with a mark after each (`parts.py`), beside the shortest time that the device allows for it (`roofline.py`).
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import torch
+
+from tcc_fast.bench import compare
+from tcc_fast.bench.parts import PARTS, PeakMemory, PiecewiseStep, busy_milliseconds, clock, measure_parts
+from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
+from tcc_fast.bench.rounds import Calibrate, synchronise
+from tcc_fast.bench.stepping import FED, FIXED, PLAIN, StepTask, build_step, endless, open_feed, step_openers, steps
+from tcc_fast.bench.summary import Figure
+from tcc_fast.model import TCC
+from tcc_fast.session import tune
+
+PIECEWISE_STEPS = 10
+"""Steps that are done in pieces, at least."""
+WATCHED_STEPS = 5
+"""Steps in which a GPU is watched for idleness."""
+
+
+def bench_step(
+    what: StepTask,
+    rounds: int = 3,
+    seconds: float = 3.0,
+    plain: bool = True,
+    feeds: tuple[str | None, ...] = (None,),
+    say: Callable[[str], None] = lambda sentence: None,
+    calibrate: Calibrate | None = None,
+    rates: Rates | None = None,
+) -> dict[str, Any]:
+    """Measure the step.
+
+    Args:
+        what: pictures, settings and switches.
+        rounds: in each of which every contender has one turn.
+        seconds: of a turn, at least; it ends with a whole step.
+        plain: also measure what a user has today.
+        feeds: pipelines that feed our step; None: the one that the settings choose.
+        say: told what goes on.
+        calibrate: in place of the fixed piece of work.
+        rates: of the device; None: measured now.
+
+    Returns:
+        What `compare` gives, with ``ratio`` against the plain version with its DataLoader and ``of_ceiling`` against
+        our step on one fixed batch; ``rates`` of the device; ``parts`` (`summarise_parts`); ``whole`` (milliseconds a
+        step as trained, utilisation, idleness); and ``pieces``, every single reading.
+
+    Raises:
+        ValueError: an option is out of range, or nothing could be measured.
+    """
+    task = what.task
+    bf16 = task.dtype == torch.bfloat16
+    tune(task.device, "bf16" if bf16 else "fp32", what.compiling != "off")
+    result = compare(task, step_openers(what, plain, feeds), rounds, seconds, say, calibrate, PLAIN, FIXED)
+    gc.collect()  # models and batches of the contenders
+    say("measuring the device")
+    rates = rates or measure_rates(task.device, task.dtype)
+    work = count_work(what.config, lambda: TCC(what.config.model, what.config.loss), bf16)
+    say("piece by piece")
+    compiled = what.compiling != "off"
+    piecewise = PiecewiseStep(build_step(what.config, task.device, bf16, "off", for_compiling=compiled), compiled)
+    pipeline, _ = open_feed(task, feeds[0], compiled)
+    with closing(pipeline):
+        batches = endless(pipeline)
+        pieces = measure_parts(piecewise, batches, clock(task.device), max(rounds, PIECEWISE_STEPS))
+        peaks = measure_parts(piecewise, batches, PeakMemory(task.device), 2, 1) if task.device.type == "cuda" else []
+        say("watching for idleness")
+        del piecewise
+        idle = idleness(what, batches)
+    return result | {
+        "compile": what.compiling,
+        "rates": rates.to_json(),
+        "parts": summarise_parts(pieces, peaks, work, rates),
+        "whole": whole_step(result, work, rates, what.config.train.batch_size) | {"idle": idle},
+        "pieces": pieces,
+    }
+
+
+def idleness(what: StepTask, batches: Any) -> float | None:
+    """Share of the time in which a GPU does nothing while it trains; None on a CPU."""
+    task = what.task
+    if task.device.type != "cuda":
+        return None
+    training = steps(build_step(what.config, task.device, task.dtype == torch.bfloat16, what.compiling), batches)
+    deque(islice(training, WATCHED_STEPS), maxlen=0)
+    synchronise(task.device)
+    started = time.perf_counter()
+    deque(islice(training, WATCHED_STEPS), maxlen=0)
+    synchronise(task.device)
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    busy = busy_milliseconds(lambda: deque(islice(training, WATCHED_STEPS), maxlen=0).clear(), task.device)
+    return None if busy is None else max(0.0, 1.0 - busy / milliseconds)
+
+
+def summarise_parts(
+    pieces: list[dict[str, float]], peaks: list[dict[str, float]], work: dict[str, Work], rates: Rates
+) -> dict[str, dict[str, Any]]:
+    """For each part ``ms`` (`Figure`), ``share`` of all parts, ``floor_ms`` and what sets it (``bound``), and
+    ``peak_bytes`` or None."""
+    total = statistics.median(sum(piece.values()) for piece in pieces)
+    found: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        values = [piece[part] for piece in pieces]
+        floor, bound = work[part].floor(rates)
+        found[part] = {
+            "ms": figure(values),
+            "share": statistics.median(values) / total,
+            "floor_ms": floor,
+            "bound": bound,
+            "flops": work[part].flops,
+            "bytes": work[part].bytes,
+            "peak_bytes": max(peak[part] for peak in peaks) if peaks else None,
+        }
+    return found
+
+
+def whole_step(result: dict[str, Any], work: dict[str, Work], rates: Rates, batch: int) -> dict[str, Any]:
+    """Milliseconds of a step as trained, for each of our contenders, and its utilisation of the device."""
+    found: dict[str, Any] = {}
+    for name in result["results"]:
+        if name == FIXED or name.startswith(FED):
+            ms = 1e3 * batch / result["results"][name]["img_per_s"]["median"]
+            found[name] = {"ms": ms, "utilisation": utilisation(work, ms, rates)}
+    return found | {
+        "floor_ms": sum(part.floor(rates)[0] for part in work.values()),
+        "flops": sum(part.flops for part in work.values()),
+    }
+
+
+def figure(values: list[float]) -> Figure:
+    """Median and spread."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -1,0 +1,169 @@
+"""The training step as a contender: built from settings alone, and fed by a pipeline or by one fixed batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from tcc_fast.batch import Batch, Pipeline
+from tcc_fast.bench.contenders import Openers, Task, ahead
+from tcc_fast.bench.plain import build_plain_step, end_workers, plain_batches, plain_loader
+from tcc_fast.bench.rounds import Source
+from tcc_fast.config import Config
+from tcc_fast.model import TCC, momentum_twin
+from tcc_fast.optim import build_optimizer
+from tcc_fast.pipelines import choose_pipeline, open_backend
+from tcc_fast.session import STEPS
+from tcc_fast.step import Alone, TrainingStep, build_queues
+
+PLAIN = "plain"
+PLAIN_FIXED = "plain, fixed"
+FED = "tcc-fast"
+FIXED = "fixed batch"
+GRAPHS = "fixed batch, graphs"
+
+
+@dataclass(frozen=True)
+class StepTask:
+    """What is measured.
+
+    Attributes:
+        task: pictures, settings (K must be set), device and dtype, of which bfloat16 means autocast.
+        compiling: `off`, `on` or `graphs`.
+        from_memory: whether the plain loader reads decoded pictures.
+        plain_batch: of the plain version, if smaller: its workers hold many batches, and fill them before each turn.
+    """
+
+    task: Task
+    compiling: str
+    from_memory: bool = True
+    plain_batch: int = 256
+
+    @property
+    def config(self) -> Config:
+        return self.task.config
+
+
+def build_step(
+    config: Config, device: torch.device, bf16: bool, compiling: str, for_compiling: bool | None = None
+) -> TrainingStep:
+    """A fresh step of these settings, for one process; clusters are on from its first step.
+
+    Args:
+        config: K must be set.
+        device: where it runs.
+        bf16: whether the encoder runs in bf16.
+        compiling: `off`, `on` or `graphs`.
+        for_compiling: whether the optimiser is that of a compiled step; None: if the step is.
+    """
+    assert config.model.num_clusters is not None
+    torch.manual_seed(config.seed)
+    model = TCC(config.model, config.loss).to(device).to(memory_format=torch.channels_last)
+    queues = build_queues(config, config.model.num_clusters)
+    queues.cluster.to(device)
+    queues.instance.to(device)
+    optimizer = build_optimizer(
+        model, config.optim, compiled=compiling != "off" if for_compiling is None else for_compiling
+    )
+    precision = Alone("bf16" if bf16 else "no")
+    return STEPS[compiling](config, model, momentum_twin(model), queues, optimizer, precision)
+
+
+def open_feed(task: Task, name: str | None = None, compiled: bool = False) -> tuple[Pipeline, str]:
+    """A pipeline and its name; None: the one that the settings choose.
+
+    Raises:
+        ValueError: it cannot work here; says why.
+    """
+    data = task.config.data.model_copy(update={"pipeline": name or task.config.data.pipeline})
+    config = task.config.model_copy(update={"data": data})
+    choice = choose_pipeline(task.dataset, config, task.device)
+    order = task.order()
+    return open_backend(choice.name, task.dataset, config, task.device, order, task.dtype, compiled), choice.name
+
+
+def endless(pipeline: Pipeline) -> Iterator[Batch]:
+    """Its batches, epoch after epoch."""
+    while True:
+        yield from pipeline
+
+
+def fixed_batch(task: Task, channels_last: bool = True) -> Batch:
+    """Noise in the shape of a batch, on the device."""
+    generator = torch.Generator(task.device).manual_seed(0)
+    batch, size = task.config.train.batch_size, task.config.data.image_size
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def view() -> Tensor:
+        noise = torch.randn(batch, 3, size, size, generator=generator, device=task.device)
+        return noise.to(task.dtype).contiguous(memory_format=layout)
+
+    return Batch(view(), view(), torch.arange(batch, device=task.device))
+
+
+def steps(training_step: TrainingStep, batches: Iterable[Batch]) -> Iterator[int]:
+    """Train on each batch; gives the number of its pictures. Losses are kept for a while, as for the log."""
+    kept = []
+    for step, batch in enumerate(batches):
+        kept.append(training_step(batch, step).loss)
+        if len(kept) == 20:
+            torch.stack(kept)
+            kept.clear()
+        yield len(batch.index)
+
+
+def step_openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ...] = (None,)) -> Openers:
+    """The contenders; the plain one first, since its workers are best forked before there are threads.
+
+    Args:
+        what: pictures, settings and switches.
+        plain: with the plain version.
+        feeds: pipelines that feed our step, each a contender; None: the one that the settings choose.
+    """
+    task = what.task
+    bf16 = task.dtype == torch.bfloat16
+    plain_size = min(what.plain_batch, task.config.train.batch_size)
+    train = task.config.train.model_copy(update={"batch_size": plain_size})
+    plain_task = replace(task, config=task.config.model_copy(update={"train": train}), dtype=torch.float32)
+    # One step serves all of them but the recorded one: it is compiled once.
+    ours = lru_cache(lambda: build_step(task.config, task.device, bf16, what.compiling))
+
+    def plain_fed() -> Source:
+        loader = plain_loader(plain_task, what.from_memory)
+        source = steps(build_plain_step(plain_task.config, task.device), plain_batches(loader, task.device))
+        where = "from memory" if what.from_memory else "decoded by Pillow"
+        note = f"eager, fp32, NCHW, batches of {plain_size}; DataLoader with PIL transforms, pictures {where}"
+        return Source(source, note, 2 * task.threads, max(1, task.threads), lambda: end_workers(loader))
+
+    def plain_fixed() -> Source:
+        batches = itertools.repeat(fixed_batch(plain_task, channels_last=False))
+        return Source(steps(build_plain_step(plain_task.config, task.device), batches), "the same, on one batch")
+
+    def fed(pipeline_name: str | None) -> Source:
+        pipeline, name = open_feed(task, pipeline_name, what.compiling != "off")
+        note = f"compile={what.compiling}, pipeline {name}"
+        return Source(steps(ours(), endless(pipeline)), note, ahead(name, task.threads), close=pipeline.close)
+
+    def fixed() -> Source:
+        return Source(steps(ours(), itertools.repeat(fixed_batch(task))), f"compile={what.compiling}")
+
+    def graphs() -> Source:
+        recorded = build_step(task.config, task.device, bf16, "graphs")
+        return Source(steps(recorded, itertools.repeat(fixed_batch(task))), "compile=graphs")
+
+    found: Openers = {PLAIN: plain_fed, PLAIN_FIXED: plain_fixed} if plain else {}
+    found |= {fed_by(name): partial(fed, name) for name in feeds}
+    found[FIXED] = fixed
+    if what.compiling == "on" and task.device.type == "cuda":
+        found[GRAPHS] = graphs
+    return found
+
+
+def fed_by(pipeline: str | None) -> str:
+    """The contender's name; None: the pipeline that the settings choose."""
+    return FED if pipeline is None else f"{FED}, {pipeline}"
