@@ -141,6 +141,11 @@ class LossConfig(Section):
     """Draw c by Gumbel-softmax; false: c = π."""
     gumbel_temperature: Positive = 0.3
     """λ. Origin: prototype."""
+    swap_weight: float = Field(0.0, ge=0)
+    """Addition: weight of the cross-entropy between π of one view and the twin's assignment of the other view, made
+    balanced over the batch (SwAV, Caron et al. 2020). It assumes clusters of about equal size. 0: off."""
+    swap_temperature: Positive = 0.05
+    """Of that balanced assignment, as `assignment_temperature` is of π. Origin: SwAV."""
     cluster_track: bool = True
     """False removes all that needs π (equation 5, NN(c), KL): plain instance contrast, to compare with."""
     symmetric: bool = False
@@ -168,14 +173,15 @@ class MomentumConfig(Section):
 
 
 class StartConfig(Section):
-    """Addition: a k-means start of the prototypes after an instance-only warm-up. One initialisation, done once."""
+    """Addition: a start of the prototypes from features after an instance-only warm-up. One initialisation, once."""
 
-    method: Literal["none", "kmeans"] = "none"
-    """`kmeans`: first train by plain instance contrast, then set μ to k-means centres of un-augmented f."""
+    method: Literal["none", "kmeans", "seeds"] = "none"
+    """First train by plain instance contrast, then set μ to k-means centres of un-augmented f (`kmeans`), or to some of
+    these f that lie far apart, as k-means++ draws them, without a k-means (`seeds`)."""
     at: float = Field(0.4, gt=0, lt=1)
     """Length of that instance-only warm-up, as a fraction of the epochs (at least one epoch)."""
     restarts: int = Field(20, ge=1)
-    """k-means restarts; the one with the lowest inertia is kept."""
+    """Attempts; the one with the lowest inertia is kept."""
 
 
 class OptimConfig(Section):
@@ -239,8 +245,8 @@ class Config(Section):
 
     @property
     def start_epoch(self) -> int:
-        """First epoch with clusters: 0 without a k-means start."""
-        starts = self.start.method == "kmeans" and self.loss.cluster_track
+        """First epoch with clusters: 0 without a start from features."""
+        starts = self.start.method != "none" and self.loss.cluster_track
         return max(1, int(self.start.at * self.train.epochs)) if starts else 0
 
 

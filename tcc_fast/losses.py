@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from tcc_fast.distributed import world_size
+from tcc_fast.distributed import gather, own_part, world_size
 from tcc_fast.sharded import sharded_logsumexp
 
 
@@ -85,6 +85,32 @@ def kl_to_uniform(log_pi: Tensor) -> Tensor:
 def instance_bound(log_likelihood: Tensor, kl: Tensor, kl_weight: float = 1.0) -> Tensor:
     """Equation (8), L2: the mean over images of -log p + KL. ``kl_weight`` other than 1 is an addition."""
     return (kl_weight * kl - log_likelihood).mean()
+
+
+@torch.no_grad()
+def balanced_assignment(logits: Tensor, iterations: int = 3) -> Tensor:
+    """Soft assignment of a batch in which every cluster gets about the same share (Sinkhorn's algorithm, as in SwAV).
+
+    Columns and rows of exp(logits) are normalised in turn, in log space, over the images of all ranks.
+
+    Args:
+        logits: (B, K), of this rank's images.
+        iterations: how often.
+
+    Returns:
+        (B, K): rows sum to 1; columns, over all ranks, roughly to their number of images / K.
+    """
+    log_q = torch.log_softmax(gather(logits), dim=1)
+    for _ in range(iterations):
+        log_q = log_q - torch.logsumexp(log_q, dim=0, keepdim=True)
+        log_q = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
+    q = log_q.exp()
+    return own_part(q) if world_size() > 1 else q
+
+
+def swapped_prediction(log_pi: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of π with the assignment of the other view, (B, K) each; the mean over images, (). Addition."""
+    return -(target * log_pi).sum(dim=1).mean()
 
 
 def total_loss(l1: Tensor, l2: Tensor, alpha: float | Tensor) -> Tensor:

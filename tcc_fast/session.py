@@ -25,7 +25,7 @@ from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
-from tcc_fast.start import evenly_spread, kmeans_centres
+from tcc_fast.start import STARTS, evenly_spread
 from tcc_fast.step import TrainingStep, build_queues
 from tcc_fast.telemetry import NonFiniteLoss
 
@@ -60,7 +60,7 @@ class Session:
         return self.pipeline.batches_per_epoch * self.config.train.epochs
 
     def start_prototypes(self) -> None:
-        """The k-means start: put μ and its twin at the centres of un-augmented features. Once a run; waits."""
+        """Put μ and its twin where `start.method` finds clusters among un-augmented features. Once a run; waits."""
         start = self.config.start
         self._average_statistics()
         features, _ = embed(
@@ -72,10 +72,11 @@ class Session:
             bf16=self.accelerator.mixed_precision == "bf16",
         )
         if not torch.isfinite(features).all():  # known to all ranks, unlike what the main one finds below
-            raise ValueError("features are not finite at the k-means start: lower optim.lr")
+            raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
         centres = torch.zeros_like(self.model.prototypes)
         if self.accelerator.is_main_process:
-            centres.copy_(kmeans_centres(features, len(self.model.prototypes), start.restarts, self.config.seed))
+            find = STARTS[start.method]
+            centres.copy_(find(features, len(self.model.prototypes), start.restarts, self.config.seed))
         from_main_(centres)
         self.model.set_prototypes(centres)
         self.training.twin.set_prototypes(centres)

@@ -22,10 +22,12 @@ from tcc_fast.distributed import rank, sum_over_ranks, world_size
 from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys, scalar_key
 from tcc_fast.losses import (
     assignment_entropy,
+    balanced_assignment,
     cluster_contrast,
     instance_bound,
     instance_log_likelihood,
     kl_to_uniform,
+    swapped_prediction,
     total_loss,
 )
 from tcc_fast.model import TCC, Outputs, momentum_at, update_twin
@@ -63,6 +65,8 @@ class Losses(NamedTuple):
     """(), KL of (6), mean over images."""
     entropy: Tensor
     """(), H(π) in nats, mean over images."""
+    loss_swap: Tensor
+    """(), swapped prediction, mean over images: an addition; 0 while it is off."""
     mean_pi: Tensor
     """(K,), mean of π over images."""
     sizes: Tensor
@@ -204,6 +208,7 @@ class TrainingStep:
             self.queues.instance.valid,
         )
         kl = kl_to_uniform(online.log_pi)
+        swap = torch.zeros_like(log_likelihood[0])
         pi = online.log_pi.exp()
         r_hat = cluster_representation(sum_over_ranks(cluster_sums(momentum.log_pi.exp(), momentum.features)))
         if clusters_on:
@@ -217,6 +222,10 @@ class TrainingStep:
             )
             l2 = instance_bound(log_likelihood, kl, loss.kl_weight)
             total = total_loss(l1, l2, alpha)
+            if loss.swap_weight:
+                sharper = self.config.model.assignment_temperature / loss.swap_temperature
+                swap = swapped_prediction(online.log_pi, balanced_assignment(momentum.log_pi * sharper))
+                total = total + loss.swap_weight * swap
         else:
             l1 = torch.zeros_like(log_likelihood[0])
             total = -log_likelihood.mean()
@@ -226,6 +235,7 @@ class TrainingStep:
             loss_cluster=l1,
             kl_uniform=kl.mean(),
             entropy=assignment_entropy(online.log_pi).mean(),
+            loss_swap=swap,
             mean_pi=pi.mean(dim=0),
             sizes=torch.zeros_like(pi[0]).index_add_(0, pi.argmax(dim=1), torch.ones_like(pi[:, 0])),
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from tcc_fast.distributed import total_over_ranks_, world_size
 from tcc_fast.step import Losses
 
-SCALARS = ("loss", "loss_instance", "loss_cluster", "kl_uniform", "entropy")
+SCALARS = ("loss", "loss_instance", "loss_cluster", "kl_uniform", "entropy", "loss_swap")
 
 
 class NonFiniteLoss(ValueError):

@@ -104,7 +104,7 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
     while (epoch := pipeline.state_dict()["epoch"]) < config.train.epochs:
         for batch in pipeline:
             if session.step == training_step.start_step > 0:
-                reporter.say(f"k-means start of the prototypes after {session.step} steps")
+                reporter.say(f"start of the prototypes ({config.start.method}) after {session.step} steps")
                 session.start_prototypes()  # sync, once a run
                 reporter.restart_clock()
             lr = learning_rate(config.optim, session.step, session.total_steps)

@@ -124,6 +124,18 @@ def instance_loss(e, e_hat, pi, Q, tau, written_Q=None):
     return L2
 
 
+def balanced_assignment(scores, iterations=3):
+    """Sinkhorn's algorithm: an addition (SwAV), not an equation of the paper."""
+    Q = [[math.exp(score) for score in row] for row in scores]
+    B, K = len(Q), len(Q[0])
+    Q = [[q / sum(row) for q in row] for row in Q]
+    for _ in range(iterations):
+        columns = [sum(Q[i][k] for i in range(B)) for k in range(K)]
+        Q = [[Q[i][k] / columns[k] for k in range(K)] for i in range(B)]
+        Q = [[q / sum(row) for q in row] for row in Q]
+    return np.array(Q)
+
+
 def total_loss(L1, L2, alpha):
     """(9): L = α L1 + (1 − α) L2."""
     return alpha * L1 + (1 - alpha) * L2

@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "warm-up": {"K": 3, "J": 50, "loss": {"symmetric": True}, "start": 6},
     "no-cluster-track": {"K": 3, "J": 50, "loss": {"cluster_track": False}},
     "unconditioned": {"K": 3, "J": 50, "model": {"condition_on_cluster": False}},
+    "swap": {"K": 3, "J": 50, "loss": {"symmetric": True, "swap_weight": 0.8}},
     # Without the batch norm on f, before which a bias has a gradient of zero: Adam would make steps of its rounding.
     "adam": {"K": 3, "J": 50, "optim": {"name": "adamw", "lr": 0.01}, "model": {"feature_batch_norm": False}},
     "single": {"K": 3, "J": 50, "dtype": torch.float32},
@@ -112,7 +113,7 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
         whole = global_batch(number, dtype)
         result = step(Batch(*(own_part(part) for part in (whole.view_1, whole.view_2, whole.index))), number)
         sent = torch.tensor([traffic[kind] for kind in ("gather", "sum", "max")])
-        mean = [total_over_ranks_(part.clone()) / world_size() for part in result[:5]]
+        mean = [total_over_ranks_(part.clone()) / world_size() for part in result[:6]]
         losses.append(torch.stack(mean))
         for name, parameter in model.named_parameters():
             found[f"gradient {number:02} {name}"] = torch.zeros(0) if parameter.grad is None else parameter.grad.clone()

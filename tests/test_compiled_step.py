@@ -112,7 +112,7 @@ def assert_same_run(one: TrainingStep, other: TrainingStep, settings: Config) ->
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "adamw": {},
     "sgd, symmetric": {"optim": {"name": "sgd"}, "loss": {"symmetric": True}},
-    "no Gumbel, no P": {"loss": {"gumbel": False}, "queue": {"cluster": False}},
+    "no Gumbel, no P, swapped prediction": {"loss": {"gumbel": False, "swap_weight": 0.5}, "queue": {"cluster": False}},
 }
 
 
@@ -224,7 +224,7 @@ def test_losses_of_a_replay_outlive_the_next_one(accelerator: Accelerator) -> No
 
 
 def test_losses_in_one_tensor_and_back() -> None:
-    losses = Losses(*torch.arange(5.0).unbind(), torch.tensor([5.0, 6, 7]), torch.tensor([8.0, 9, 10]))
+    losses = Losses(*torch.arange(6.0).unbind(), torch.tensor([6.0, 7, 8]), torch.tensor([9.0, 10, 11]))
     for part, expected in zip(unpack(pack(losses)), losses, strict=True):
         assert torch.equal(part, expected)
 

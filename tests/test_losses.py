@@ -12,10 +12,12 @@ from torch import Tensor
 
 from tcc_fast.losses import (
     assignment_entropy,
+    balanced_assignment,
     cluster_contrast,
     instance_bound,
     instance_log_likelihood,
     kl_to_uniform,
+    swapped_prediction,
     total_loss,
 )
 from tests import equations
@@ -258,3 +260,34 @@ def test_total_loss_is_equation_9(alpha):
     l1, l2 = torch.tensor(3.0, dtype=torch.float64), torch.tensor(7.0, dtype=torch.float64)
     assert total_loss(l1, l2, alpha).item() == pytest.approx(equations.total_loss(3.0, 7.0, alpha), rel=TIGHT)
     assert torch.equal(total_loss(l1, l2, torch.tensor(alpha, dtype=torch.float64)), total_loss(l1, l2, alpha))
+
+
+# ---- the swapped prediction, an addition
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 20])
+def test_a_balanced_assignment_is_sinkhorns(iterations):
+    scores = np.random.default_rng(iterations).normal(size=(12, 4)) * 3
+    found = balanced_assignment(tensor(scores), iterations).numpy()
+    np.testing.assert_allclose(found, equations.balanced_assignment(scores, iterations), rtol=TIGHT)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=TIGHT)
+
+
+def test_after_enough_iterations_every_cluster_gets_its_share_even_of_scores_whose_exponentials_overflow():
+    scores = np.random.default_rng(0).normal(size=(30, 5))
+    scores[:, 0] += 2  # nearly all want the first
+    assert np.bincount(scores.argmax(axis=1), minlength=5)[0] > 20
+    np.testing.assert_allclose(balanced_assignment(tensor(scores), 200).numpy().sum(axis=0), 6.0, rtol=1e-6)
+    extreme = balanced_assignment(tensor(scores * 1000), 3)
+    assert extreme.isfinite().all()
+
+
+def test_swapped_prediction_is_a_cross_entropy_and_least_where_they_agree():
+    rng = np.random.default_rng(1)
+    target = equations.balanced_assignment(rng.normal(size=(6, 3)))
+    log_pi = torch.log_softmax(tensor(rng.normal(size=(6, 3)), requires_grad=True), dim=1)
+    expected = -np.mean([np.dot(q, p) for q, p in zip(target, log_pi.detach().numpy(), strict=True)])
+    assert swapped_prediction(log_pi, tensor(target)).item() == pytest.approx(expected, rel=TIGHT)
+    agreeing = swapped_prediction(tensor(np.log(target)), tensor(target)).item()
+    assert agreeing == pytest.approx(equations.entropy(target).mean(), rel=TIGHT)
+    assert agreeing < expected

@@ -235,6 +235,20 @@ def test_reported_parts(accelerator):
     assert losses.loss.item() == pytest.approx((0.5 * losses.loss_cluster + 0.5 * l2).item(), rel=1e-12)
 
 
+def test_the_swapped_prediction_asks_for_the_twins_balanced_assignment_of_the_other_view(accelerator):
+    settings = config(model={"assignment_temperature": 0.2}, loss={"swap_weight": 0.7, "swap_temperature": 0.05})
+    training_step, data = build(settings, accelerator), batch(0)
+    losses, _ = training_step.contrast(data, 0)
+    with torch.no_grad():
+        log_pi = training_step.model(data.view_1).log_pi.numpy()
+        scores = training_step.twin(data.view_2).log_pi.numpy() * 0.2 / 0.05
+    target = equations.balanced_assignment(scores)
+    assert losses.loss_swap.item() == pytest.approx(-(target * log_pi).sum(axis=1).mean(), rel=1e-9)
+    plain, _ = build(config(model={"assignment_temperature": 0.2}), accelerator).contrast(data, 0)
+    assert plain.loss_swap == 0
+    assert losses.loss.item() == pytest.approx((plain.loss + 0.7 * losses.loss_swap).item(), rel=1e-9)
+
+
 # ---- noise
 
 

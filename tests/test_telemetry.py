@@ -15,7 +15,7 @@ from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, NonFiniteLos
 
 def losses(loss: float = 1.0, kl: float = 0.5, sizes: tuple[float, ...] = (2, 2)) -> Losses:
     mean_pi = torch.tensor(sizes) / sum(sizes)
-    values = [torch.tensor(value) for value in (loss, loss, loss, kl, 0.3)]
+    values = [torch.tensor(value) for value in (loss, loss, loss, kl, 0.3, 0.0)]
     return Losses(*values, mean_pi=mean_pi, sizes=torch.tensor(sizes))
 
 

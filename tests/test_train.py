@@ -30,6 +30,7 @@ LOGGED = {
     "loss_cluster",
     "kl_uniform",
     "entropy",
+    "loss_swap",
     "entropy_mean",
     "lr",
     "images_per_second",
@@ -74,7 +75,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(digits: Path,
     )
 
 
-@pytest.mark.parametrize("start", ["none", "kmeans"])
+@pytest.mark.parametrize("start", ["none", "kmeans", "seeds"])
 def test_a_run_that_was_cut_off_and_resumed_equals_an_uninterrupted_one(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
