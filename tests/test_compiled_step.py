@@ -165,8 +165,11 @@ def test_after_an_evaluation_in_between_nothing_is_compiled_anew(accelerator: Ac
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.11 warns of its own code
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a compiler of C++ on a CPU")
-def test_inductor_makes_the_same_steps(accelerator: Accelerator) -> None:
+def test_inductor_makes_the_same_steps(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that is really generated, for two steps with clusters; of a linear encoder, since g++ takes its time."""
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor, "compile_threads", 1)  # starting processes would take longer
     one, other = (build(kind, config(), accelerator, linear=True) for kind in (CompiledStep, TrainingStep))
     for step in (START + 1, START + 2):
         for value, expected in zip(one(batch(step), step), other(batch(step), step), strict=True):
