@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tcc_fast.batch import Batch
-from tcc_fast.compiled_step import WARM_UP, CompiledStep, GraphedStep, Number, pack, unpack
+from tcc_fast.compiled_step import SCALARS, WARM_UP, CompiledStep, GraphedStep, Number, pack, unpack
 from tcc_fast.config import Config, config_from_tree
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer, learning_rate, set_learning_rate
@@ -193,7 +193,7 @@ class PythonRecorder:
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
         self.recorded += 1
-        self.work, self.result = work, torch.full((5 + 2 * K,), torch.nan, dtype=torch.float64)
+        self.work, self.result = work, torch.full((SCALARS + 2 * K,), torch.nan, dtype=torch.float64)
         return self.result
 
     def replay(self) -> None:
