@@ -236,7 +236,7 @@ def drop_later_checkpoints(run: Path, step: int) -> None:
 
 
 def find_checkpoint(where: str | Path) -> Path:
-    """The checkpoint folder that a run, a checkpoint folder or the word `latest` means.
+    """The checkpoint folder that a run, the best of several seeds, a checkpoint folder or the word `latest` means.
 
     Raises:
         ValueError: there is none.
@@ -247,6 +247,8 @@ def find_checkpoint(where: str | Path) -> Path:
     found = list_checkpoints(path)
     if found:
         return found[-1]
+    if (path / BEST).is_dir():  # several seeds
+        return find_checkpoint(path / BEST)
     if not path.exists():
         raise ValueError(f"no checkpoint at {path}: the folder does not exist")
     raise ValueError(

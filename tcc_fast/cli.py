@@ -105,6 +105,10 @@ def train(
             help="Continue a run (a folder, or `latest`); `auto` with --out continues it or starts it.",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="S,S,...", help="Train a run for each of these seeds; the best is chosen without labels."),
+    ] = None,
 ) -> None:
     """Train TCC on a packed data set."""
     from tcc_fast.distributed import leave, processes
@@ -112,6 +116,13 @@ def train(
     from tcc_fast.train import train as train_run
 
     plan = plan_run(config, data, out, resume, overrides or [])
+    if seeds is not None:
+        from tcc_fast.seeds import parse_seeds, train_seeds
+
+        best = train_seeds(plan, parse_seeds(seeds), typer.echo).best
+        if processes().is_main_process:
+            typer.echo(f"done: {best}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
+        return leave()
     checkpoint = train_run(
         plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
     )

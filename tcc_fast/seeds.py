@@ -1,0 +1,98 @@
+"""Several seeds of one training, and the best of them chosen without labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tcc_fast.distributed import rank
+from tcc_fast.evaluate import evaluate
+from tcc_fast.run_folder import Plan, point_latest_at
+from tcc_fast.train import train
+
+CRITERION = "silhouette"
+"""The quantity of :mod:`tcc_fast.label_free` that chooses: docs/quality.md says how well it follows ACC."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What came of the seeds."""
+
+    best: Path
+    """The run that was chosen."""
+    label_free: dict[int, dict[str, float]]
+    """By seed, best first."""
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0,1,2`` as numbers.
+
+    Raises:
+        ValueError: it is something else, or names a seed twice.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {text!r}, but must be numbers with commas, such as 0,1,2") from None
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds is {text!r}, which names a seed twice")
+    return seeds
+
+
+def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = print) -> Ranking:
+    """Train one run a seed into ``plan.run/seed-S``, and link ``plan.run/best`` to the best; a matter of all ranks.
+
+    With ``--resume auto`` what is there is continued, or left as it is. ``plan.run/seeds.json`` gets the figures.
+
+    Args:
+        plan: of a single run; its config's seed is replaced.
+        seeds: which.
+        say: told, on the main rank, what was chosen.
+
+    Raises:
+        ValueError: as `train`; or the plan continues a single run.
+        Preempted: SIGTERM came; start the same command again.
+    """
+    if plan.resume == "must":
+        raise ValueError("--seeds starts several runs: to continue them, use --resume auto with --out")
+    found = {}
+    for seed in seeds:
+        run = plan.run / f"seed-{seed}"
+        config = plan.config.model_copy(update={"seed": seed})
+        train(config, plan.data, run, plan.resume, on_start=lambda run=run: point_latest_at(run))  # type: ignore[misc]
+        found[seed] = evaluate(run, plan.data, baselines=(), agreement=True).label_free
+    ranking = rank_seeds(plan.run, found)
+    if rank() == 0:
+        _write(plan.run, ranking)
+        point_latest_at(ranking.best)
+        for seed, values in ranking.label_free.items():
+            chosen = "  ← best, by the silhouette" if plan.run / f"seed-{seed}" == ranking.best else ""
+            say(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()) + chosen)
+    return ranking
+
+
+def rank_seeds(run: Path, found: dict[int, dict[str, float]]) -> Ranking:
+    """Order seeds by `CRITERION`, highest first; one that has none is last."""
+
+    def quality(seed: int) -> float:
+        value = found[seed][CRITERION]
+        return -math.inf if math.isnan(value) else value
+
+    order = sorted(found, key=quality, reverse=True)
+    return Ranking(run / f"seed-{order[0]}", {seed: found[seed] for seed in order})
+
+
+def _write(run: Path, ranking: Ranking) -> None:
+    plain = {
+        str(seed): {name: None if math.isnan(value) else value for name, value in values.items()}
+        for seed, values in ranking.label_free.items()
+    }
+    content = {"best": ranking.best.name, "criterion": CRITERION, "label_free": plain}
+    (run / "seeds.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    fresh = run / ".best"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(ranking.best.name)
+    fresh.replace(run / "best")

@@ -1,0 +1,55 @@
+"""Several seeds in one command, and the choice among them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tcc_fast.checkpoint import find_checkpoint, read_state
+from tcc_fast.config import load_config
+from tcc_fast.run_folder import Plan
+from tcc_fast.seeds import parse_seeds, rank_seeds, train_seeds
+from tests.conftest import TINY
+
+
+def test_the_highest_silhouette_is_best_and_none_is_worst(tmp_path: Path) -> None:
+    found = {seed: {"silhouette": value, "agreement": 1.0} for seed, value in ((3, 0.1), (5, math.nan), (4, 0.7))}
+    ranking = rank_seeds(tmp_path, found)
+    assert ranking.best == tmp_path / "seed-4"
+    assert list(ranking.label_free) == [4, 3, 5]
+
+
+def test_seeds_are_trained_ranked_linked_and_not_trained_again(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(load_config("digits", [*TINY, "start.method=none"]), digits, tmp_path / "several", "auto", None)
+    said: list[str] = []
+    ranking = train_seeds(plan, [4, 2], said.append)
+    assert sorted(path.name for path in plan.run.iterdir()) == ["best", "seed-2", "seed-4", "seeds.json"]
+    assert {read_state(find_checkpoint(plan.run / f"seed-{seed}")).config.seed for seed in (2, 4)} == {2, 4}
+    values = {seed: scores["silhouette"] for seed, scores in ranking.label_free.items()}
+    best = max(values, key=lambda seed: values[seed])
+    assert ranking.best == (plan.run / "best").resolve() == (tmp_path / "runs" / "latest").resolve()
+    assert json.loads((plan.run / "seeds.json").read_text())["best"] == f"seed-{best}"
+    assert len([line for line in said if "best, by the silhouette" in line]) == 1
+    assert find_checkpoint(plan.run).resolve().is_relative_to(plan.run / f"seed-{best}")  # what `eval --ckpt` takes
+
+    before = {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")}
+    assert train_seeds(plan, [4, 2], said.append) == ranking
+    assert {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")} == before
+
+
+@pytest.mark.parametrize("text", ["", "0,", "0-3", "1,1"])
+def test_what_is_no_list_of_seeds_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--seeds"):
+        parse_seeds(text)
+
+
+def test_a_single_run_cannot_be_continued_as_several(digits: Path, tmp_path: Path) -> None:
+    plan = Plan(load_config("digits", TINY), digits, tmp_path / "run", "must", None)
+    with pytest.raises(ValueError, match="--resume auto with --out"):
+        train_seeds(plan, [0])
