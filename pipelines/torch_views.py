@@ -5,6 +5,7 @@ This is what the field runs today, and the reference: the other pipelines must d
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -94,6 +95,12 @@ class _RestOfEpoch:
         return self.order.batches_per_epoch - self.position.batch
 
 
+def _outlive_sigterm(worker: int) -> None:
+    """Launchers send SIGTERM to all processes of a run; the views are needed until its checkpoint is written. Workers
+    end by themselves when the process that feeds on them does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class TorchPipeline(Position):
     """DataLoader with ``workers`` processes that stay alive from epoch to epoch.
 
@@ -129,6 +136,7 @@ class TorchPipeline(Position):
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
+            worker_init_fn=_outlive_sigterm,
             generator=torch.Generator().manual_seed(order.seed),  # its own: the global one is not touched
         )
 

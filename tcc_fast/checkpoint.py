@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -183,9 +184,8 @@ def _write_rest(
     (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _sync_to_disk(partial / STATE_FILE)
     _sync_to_disk(partial)
-    if final.exists():  # the same step, and so the same content
-        shutil.rmtree(partial)
-        return
+    if final.exists():  # not complete, or it would have been continued from: the remains of a copy, say
+        _remove(final)
     partial.rename(final)
     _sync_to_disk(final.parent)
 
@@ -222,7 +222,8 @@ def _loss_of(checkpoint: Path) -> float | None:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if (path / STATE_FILE).is_file())
+    found = (run / "checkpoints").glob("step-*")
+    return sorted(path for path in found if re.fullmatch(r"step-\d+", path.name) and (path / STATE_FILE).is_file())
 
 
 def drop_later_checkpoints(run: Path, step: int) -> None:

@@ -213,9 +213,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: autocast. `auto`: bf16 where the device computes in it, otherwise fp32."""
     compile: CompileChoice = "auto"
-    """torch.compile. `auto`: on for CUDA, off for the CPU, where it costs half a minute and gains nothing. `graphs`:
-    also replay the whole step as one CUDA graph (one process), for steps so short that launching them is what takes
-    the time."""
+    """torch.compile. `auto`: on for CUDA and one process, off for the CPU, where it costs half a minute for nothing.
+    `graphs`: also replay the whole step as one CUDA graph (one process), for steps so short that launching them is what
+    takes the time."""
     log_every: int = Field(20, ge=1)
     """Steps between logged lines; each one waits for the device."""
     checkpoint_every: int = Field(10, ge=1)

@@ -69,13 +69,17 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def _nbytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()  # Tensor.nbytes cannot be compiled for symbolic shapes
+
+
 def gather(x: Tensor) -> Tensor:
     """All ranks' (b, ...) as (B, ...), in rank order. No gradient."""
     if world_size() == 1:
         return x
     result = x.new_empty((world_size() * len(x), *x.shape[1:]))
     _all_gather(result, x.detach().contiguous())
-    traffic["gather"] += result.nbytes
+    traffic["gather"] += _nbytes(result)
     return result
 
 
@@ -89,7 +93,7 @@ def total_over_ranks_(x: Tensor) -> Tensor:
     """Sum over all ranks, in place. No gradient."""
     if world_size() > 1:
         dist.all_reduce(x)
-        traffic["sum"] += x.nbytes
+        traffic["sum"] += _nbytes(x)
     return x
 
 
@@ -97,7 +101,7 @@ def max_over_ranks_(x: Tensor) -> Tensor:
     """Largest over all ranks, element by element, in place. No gradient."""
     if world_size() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX)
-        traffic["max"] += x.nbytes
+        traffic["max"] += _nbytes(x)
     return x
 
 

@@ -111,7 +111,8 @@ def evaluate(
         baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
         linear_probe: also train a linear classifier on f, with labels.
         batch_size: pictures at a time.
-        agreement: also augment every picture twice, as in training, and see whether both views get the same cluster.
+        agreement: also augment every picture twice, as in training, and see whether both views get the same cluster;
+            of the whole data set trained on.
 
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one.
@@ -125,6 +126,9 @@ def evaluate(
     unknown = set(baselines) - set(BASELINES)
     if unknown:
         raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
+    same_data = state.dataset["fingerprint"] == dataset.fingerprint
+    if agreement and (split != "all" or not same_data):
+        raise ValueError("--agreement is of all pictures of the data set trained on: leave out --split and --data")
     device = processes().device
     model = load_model(checkpoint, config).to(device).to(memory_format=torch.channels_last)
     image_size = config.data.image_size
@@ -162,7 +166,7 @@ def evaluate(
         cluster_sizes=np.bincount(predictions, minlength=num_clusters).tolist(),
         scores=None if labels is None else score(labels, predictions),
         acc_majority=None if labels is None else majority_accuracy(labels, predictions),
-        same_data=state.dataset["fingerprint"] == dataset.fingerprint,
+        same_data=same_data,
         baselines={name: kmeans(name) for name in baselines},
         linear_probe=_linear_probe(features.numpy(), labels) if linear_probe and labels is not None else None,
         label_free=label_free,

@@ -71,7 +71,9 @@ def _continuation(resume: str, config: str | None, data: Path | None, out: Path 
     if out is not None and out.resolve() != run:
         raise ValueError(f"--resume {resume} continues in {run}: leave --out away, or make it the same")
     settings = load_config(config or str(run / "config.yaml"), overrides)
-    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", checkpoint)
+    # Of a run, the newest is looked for when its lock is held: the one before may still be writing.
+    named = checkpoint if Path(resume).resolve() == checkpoint.resolve() else None
+    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", named)
 
 
 def _only_dataset() -> Path:

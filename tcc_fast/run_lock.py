@@ -11,6 +11,18 @@ from tcc_fast.distributed import decide
 
 LOCK_FILE = ".lock"
 
+_held: set[TextIO] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child (a DataLoader's worker) shares the lock, and would hold it for some seconds longer."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
 
 class RunLock:
     """Holds a run's folder, which it makes if need be, while it is entered; a matter of all ranks.
@@ -34,7 +46,8 @@ class RunLock:
     def _take(self) -> None:
         self._made = not self.run.exists()
         self.run.mkdir(parents=True, exist_ok=True)
-        file = (self.run / LOCK_FILE).open("a+", encoding="utf-8")
+        path = self.run / LOCK_FILE
+        file = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -46,14 +59,20 @@ class RunLock:
             ) from None
         except OSError:  # this file system has no locks
             pass
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+        except OSError as error:
+            file.close()
+            raise ValueError(f"{path} cannot be written ({error.strerror}): make room, or change --out") from None
         self._file = file
+        _held.add(file)
 
     def __exit__(self, *error: object) -> None:
         if self._file is None:  # not the main rank
             return
+        _held.discard(self._file)
         if self._made and [path.name for path in self.run.iterdir()] == [LOCK_FILE]:
             (self.run / LOCK_FILE).unlink()
             self.run.rmdir()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, DynamoBackend, set_seed
 from torch import Tensor
 
 from tcc_fast.batch import Pipeline
@@ -80,8 +80,6 @@ class Session:
         from_main_(centres)
         self.model.set_prototypes(centres)
         self.training.twin.set_prototypes(centres)
-        # Whatever the optimiser remembers of μ is of another place (compiled steps give it gradients of zero).
-        self.optimizer.state.pop(self.model.prototypes, None)
 
     def _average_statistics(self) -> None:
         """Running statistics are the ranks' own unless batch norm is over the global batch."""
@@ -152,6 +150,7 @@ def open_session(
             "gradient accumulation is not there: both contrasts compare within the whole batch, and a part of it "
             "would be another method. Launch with more processes, or choose a smaller train.batch_size"
         )
+    _refuse_what_would_wrap_the_step(accelerator)
     device = accelerator.device
     dataset = open_dataset(data)
     config = with_num_clusters(config, dataset)
@@ -190,6 +189,18 @@ def open_session(
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 
 
+def _refuse_what_would_wrap_the_step(accelerator: Accelerator) -> None:
+    """`accelerate config` can ask for other ways to distribute and to compile."""
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in known:
+        raise ValueError(
+            f"{accelerator.distributed_type.value} is not supported: the networks are replicated. Launch with "
+            "--multi_gpu, or choose no plugin in `accelerate config`"
+        )
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise ValueError("launch with --dynamo_backend no: tcc-fast compiles its step itself, see train.compile")
+
+
 def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: str | None) -> Choice:
     """The pipeline; that of a continued run, since another one would give other pixels."""
     if before is not None and config.data.pipeline == "auto":
@@ -226,13 +237,13 @@ STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
 
 
 def compile_mode(choice: str, device: torch.device, processes: int) -> str:
-    """`off`, `on` or `graphs`. `auto` is on for CUDA.
+    """`off`, `on` or `graphs`. `auto` is on for CUDA and one process: with several it has never been tried.
 
     Raises:
         ValueError: CUDA graphs cannot be had here.
     """
     if choice == "auto":
-        return "on" if device.type == "cuda" else "off"
+        return "on" if device.type == "cuda" and processes == 1 else "off"
     if choice == "graphs" and (device.type != "cuda" or processes > 1):
         raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
     return choice

@@ -6,6 +6,7 @@ Places where the host waits for the device are marked "sync".
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -72,8 +73,7 @@ def _train(
     if checkpoint and saved:
         unreported = session.load(checkpoint, saved)
         session.accelerator.wait_for_everyone()  # all have read what may now go
-        if session.accelerator.is_main_process:
-            drop_later_checkpoints(run, saved.step)
+        decide(partial(drop_later_checkpoints, run, saved.step))
     with Reporter(session, run) as reporter:
         reporter.log.load_tensors(unreported, session.accelerator.device)
         if session.accelerator.is_main_process:
@@ -141,24 +141,28 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         config = self.session.config
-        self.metrics = None
-        if self.main:
-            self.run.mkdir(parents=True, exist_ok=True)
-            fresh = self.run / "config.partial"
-            fresh.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            fresh.replace(self.run / "config.yaml")
-            self.metrics = MetricsFile(self.run / "metrics.jsonl", self.session.step)
+        self.metrics: MetricsFile | None = None
+        decide(self._open_files)
         if config.train.tensorboard:
             self.session.accelerator.init_trackers("tensorboard")
         self.display.__enter__()
         return self
 
+    def _open_files(self) -> None:
+        fresh = self.run / "config.partial"
+        try:
+            fresh.write_text(yaml.safe_dump(self.session.config.model_dump(mode="json"), sort_keys=False))
+            fresh.replace(self.run / "config.yaml")
+            self.metrics = MetricsFile(self.run / "metrics.jsonl", self.session.step)
+        except OSError as error:
+            raise ValueError(f"{self.run} cannot be written ({error.strerror}): make room, or choose another") from None
+
     def __exit__(self, *error: object) -> None:
         self.display.__exit__(None, None, None)
         if self.metrics:
             self.metrics.close()
-        if self.session.config.train.tensorboard:
-            self.session.accelerator.end_training()
+        for tracker in self.session.accelerator.trackers:
+            tracker.finish()
 
     def introduce(self, checkpoint: Path | None) -> None:
         """Say what is about to happen."""
@@ -213,5 +217,5 @@ def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:
     if resume == "auto":
         return found[-1] if found else None
     if found or (run / "metrics.jsonl").exists():
-        raise ValueError(f"{run} already holds a run: continue it with --resume, or choose another --out")
+        raise ValueError(f"{run} already holds a run: continue it with --resume auto, or choose another --out")
     return None

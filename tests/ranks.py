@@ -44,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "swap": {"K": 3, "J": 50, "loss": {"symmetric": True, "swap_weight": 0.8}},
     # Without the batch norm on f, before which a bias has a gradient of zero: Adam would make steps of its rounding.
     "adam": {"K": 3, "J": 50, "optim": {"name": "adamw", "lr": 0.01}, "model": {"feature_batch_norm": False}},
+    "compiled": {"K": 3, "J": 50, "compiled": True},
     "single": {"K": 3, "J": 50, "dtype": torch.float32},
     OWN_STATISTICS: {"K": 3, "J": 50, "model": {"sync_batch_norm": False}},
 }
@@ -100,6 +101,9 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
     if config.model.sync_batch_norm and world_size() > 1:
         share_batch_statistics(model, on_cuda=False)
     twin = momentum_twin(model)
+    if case.get("compiled") and world_size() > 1:  # as a session does it
+        model.compile(backend="aot_eager")
+        twin.compile(backend="aot_eager")
     if parts > 1:
         normalise_in_parts(model, parts)
         normalise_in_parts(twin, parts)
@@ -119,8 +123,12 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
             found[f"gradient {number:02} {name}"] = torch.zeros(0) if parameter.grad is None else parameter.grad.clone()
     found["losses"] = torch.stack(losses)
     if not config.model.sync_batch_norm:
-        average_running_statistics(model)
-        average_running_statistics(twin)
+        for network in (model, twin):
+            running = {name: buffer for name, buffer in network.named_buffers() if "running_" in name}
+            means = {name: gather(buffer.unsqueeze(0)).mean(dim=0) for name, buffer in running.items()}
+            average_running_statistics(network)
+            for name, mean in means.items():
+                torch.testing.assert_close(running[name], mean, msg=name)
     found |= {f"model {name}": tensor for name, tensor in model.state_dict().items()}
     found |= {f"twin {name}": tensor for name, tensor in twin.state_dict().items()}
     found["P"] = queues.cluster.keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,6 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(run: Path, tmp_path: Path) -> Path:
     """A checkpoint that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(list_checkpoints(run)[-1], tmp_path / "step-000000007"))
 
 
@@ -50,6 +49,23 @@ def test_run_folder_checkpoint_folder_and_latest_are_understood(
     newest = list_checkpoints(run)[-1]
     assert find_checkpoint(run) == find_checkpoint(newest) == newest
     assert find_checkpoint("latest").resolve() == newest
+
+
+def test_a_copy_beside_a_checkpoint_is_not_taken_for_one(run: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run, tmp_path / "run", symlinks=True))
+    (newest,) = list_checkpoints(mine)
+    shutil.copytree(newest, newest.with_name(f"{newest.name}.bak"))
+    assert list_checkpoints(mine) == [newest]
+
+
+def test_the_remains_of_a_checkpoint_make_room_for_it(digits: Path, tmp_path: Path) -> None:
+    remains = tmp_path / "run" / "checkpoints" / "step-000000007"
+    remains.mkdir(parents=True)
+    (remains / "stray").write_text("half a copy")
+    config = load_config("digits", [*TINY, "train.epochs=1", "start.method=none"])
+    assert train(config, digits, tmp_path / "run") == remains
+    assert read_state(remains).step == 7
+    assert not (remains / "stray").exists()
 
 
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:

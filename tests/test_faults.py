@@ -59,7 +59,16 @@ def test_a_full_disk_is_named_and_the_last_good_checkpoint_stays(digits: Path, b
     assert read_state(list_checkpoints(begun)[-1]).step == 14
 
 
-def test_a_folder_that_cannot_be_written_is_named(digits: Path, tiny: Config, tmp_path: Path) -> None:
+def test_a_place_where_nothing_can_be_written_is_named(digits: Path) -> None:
+    """Not even by root."""
+    done = subprocess.run(
+        command(digits, Path("/proc/tcc-fast-run")), cwd=ROOT, env=os.environ, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == "tcc-fast: /proc/tcc-fast-run: No such file or directory\n"
+
+
+def test_a_file_where_the_folder_should_be_stays(digits: Path, tiny: Config, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file where the folder should be")
     with pytest.raises(OSError, match=r"run"):
         train(tiny, digits, tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,12 @@ from tcc_fast.run_lock import RunLock
 from tcc_fast.train import train
 
 HOLD = """
-import sys
+import os, sys, time
 from pathlib import Path
 from tcc_fast.run_lock import RunLock
 with RunLock(Path(sys.argv[1])):
+    if os.fork() == 0:  # a worker, which outlives its killed parent for a while
+        time.sleep(60)
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -36,6 +39,7 @@ def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(ValueError, match=rf"another training \(process {holder.pid} on .*\) writes to .*run"):
         train(tiny, digits, run, resume="auto")
+    worker = next(iter(Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()))
     holder.kill()
     holder.wait()
     holder.stdin.close()
@@ -43,6 +47,7 @@ def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(
     assert not list_checkpoints(run)
     train(tiny, digits, run, resume="auto")
     assert len(list_checkpoints(run)) == 1
+    os.kill(int(worker), signal.SIGKILL)
 
 
 def test_a_refused_run_leaves_no_folder(digits: Path, tmp_path: Path) -> None:

@@ -173,7 +173,11 @@ def main() -> None:
     passed = 0
     for trial in range(options.trials):
         run, when = work / f"trial-{trial:02}", None
+        attempts = 0
         while when is None:  # a run that ends before its kill is none
+            attempts += 1
+            if attempts > 10:
+                raise SystemExit(f"ten runs ended before they could be killed: see {run}.log")
             when = disturb(data, run, options.processes, draw, duration, writing=trial % 2 == 1)
         wrong = differences(calm, run)
         passed += not wrong

@@ -81,7 +81,12 @@ def read_study(file: Path, data: list[Path] | None, seeds: list[int] | None) -> 
     variants = {label: tuple((overrides or "").split()) for label, overrides in content["variants"].items()}
     for overrides in variants.values():
         load_config("digits", list(overrides))  # a slip is found now, not hours later
-    return Study(file.stem, data or [Path(name) for name in content["data"]], seeds or content["seeds"], variants)
+    if len(set(variants.values())) < len(variants):
+        raise ValueError(f"{file}: two variants have the same settings")
+    folders = data or [Path(name) for name in content["data"]]
+    if len({folder.name for folder in folders}) < len(folders):
+        raise ValueError("two data sets have folders of the same name, by which results are told apart")
+    return Study(file.stem, folders, seeds or content["seeds"], variants)
 
 
 def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
@@ -99,6 +104,8 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
     result = run.with_suffix(".json")
     _call(["eval", "--ckpt", str(run), "--agreement", "--json", str(result)], environment)
     scores = json.loads(result.read_text(encoding="utf-8"))
+    if scores["acc"] is None:
+        raise RuntimeError(f"{cell.data} has no labels, so there is nothing to compare")
     last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     shutil.rmtree(run)
     result.unlink()
@@ -241,8 +248,10 @@ def main() -> None:
     cells = [cell for cell in study.cells() if cell.key() not in done and (arguments.only or "") in cell.variant]
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.jobs)
     failed = 0 if arguments.tabulate else run_all(cells, folder, results, arguments.jobs, threads)
-    order = {label: number for number, label in enumerate(study.variants)}
-    found = sorted((line for line in lines() if line["variant"] in order), key=lambda line: order[line["variant"]])
+    labels = {" ".join(overrides): label for label, overrides in study.variants.items()}  # as they are called today
+    order = list(labels)
+    found = [line | {"variant": labels[line["overrides"]]} for line in lines() if line["overrides"] in labels]
+    found.sort(key=lambda line: order.index(line["overrides"]))
     text = f"{machine()}\n\n{table(found)}\n{correlations(found)}"
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import random
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -289,6 +291,20 @@ def test_close_ends_the_workers_after_one_has_failed(
     made.close()
     assert multiprocessing.active_children() == before
     assert caught.traceback  # it still refers to the iterator
+
+
+def test_workers_outlive_sigterm_which_announces_a_checkpoint(pipeline: Any, photos: Path) -> None:
+    """Launchers send it to all processes of a run."""
+    before = set(multiprocessing.active_children())
+    expected = list(pipeline(photos, *TORCH_2))
+    made = pipeline(photos, *TORCH_2)
+    iterator = iter(made)
+    found = [next(iterator), next(iterator)]  # both workers are at work
+    for worker in set(multiprocessing.active_children()) - before:
+        os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    found += iterator
+    assert same_batches(found, expected)
 
 
 @every_backend
