@@ -1,0 +1,96 @@
+"""What a run says while it goes on: on screen, in metrics.jsonl, to a tracker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from tcc_fast.display import Display
+from tcc_fast.distributed import decide
+from tcc_fast.encoder import stem_advice
+from tcc_fast.session import Session
+from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile
+
+
+class Reporter:
+    """Turns losses into lines: on screen, in metrics.jsonl, to the tracker, and as alarms."""
+
+    def __init__(self, session: Session, run: Path) -> None:
+        self.session, self.run = session, run
+        self.main = session.accelerator.is_main_process
+        self.log = LossLog()
+        self.alarm = CollapseAlarm(len(session.model.prototypes))
+        self.display = Display(session.total_steps, session.step, active=self.main)
+        self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
+        self.restart_clock = self.log.restart_clock
+
+    def __enter__(self) -> Reporter:
+        config = self.session.config
+        self.metrics: MetricsFile | None = None
+        decide(self._open_files)
+        if config.train.tensorboard:
+            self.session.accelerator.init_trackers("tensorboard")
+        self.display.__enter__()
+        return self
+
+    def _open_files(self) -> None:
+        fresh = self.run / "config.partial"
+        try:
+            fresh.write_text(yaml.safe_dump(self.session.config.model_dump(mode="json"), sort_keys=False))
+            fresh.replace(self.run / "config.yaml")
+            self.metrics = MetricsFile(self.run / "metrics.jsonl", self.session.step)
+        except OSError as error:
+            raise ValueError(f"{self.run} cannot be written ({error.strerror}): make room, or choose another") from None
+
+    def __exit__(self, *error: object) -> None:
+        self.display.__exit__(None, None, None)
+        if self.metrics:
+            self.metrics.close()
+        for tracker in self.session.accelerator.trackers:
+            tracker.finish()
+
+    def introduce(self, checkpoint: Path | None) -> None:
+        """Say what is about to happen."""
+        session = self.session
+        config, accelerator = session.config, session.accelerator
+        name = session.dataset.manifest.name
+        self.say(f"{name}: {len(session.dataset):,} pictures into {config.model.num_clusters} clusters")
+        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+        self.say(f"{accelerator.device}, {precision}, {accelerator.num_processes} process(es), run folder {self.run}")
+        if advice := stem_advice(config.model.stem, config.data.image_size):
+            self.display.alarm(advice)
+        if checkpoint:
+            self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
+
+    def report(self, epoch: int, lr: float) -> None:
+        """Write a line on the steps since the last one, if there were any. Waits for the device.
+
+        Raises:
+            NonFiniteLoss: a part of the loss is NaN or infinite.
+        """
+        if not self.log:
+            return
+        session = self.session
+        images = len(self.log) * session.config.train.batch_size
+        line = {"step": session.step, "epoch": epoch} | self.log.read(session.step, images) | {"lr": lr}
+        self.display.update(line)
+        if self.metrics:
+            self.metrics.write(line)
+        if session.config.train.tensorboard:
+            session.accelerator.log(line, step=session.step)
+        if session.training_step.clusters_on(session.step - 1):
+            for sentence in self.alarm.check(line, images):
+                self.display.alarm(sentence)
+
+    def epoch_loss(self, epoch: int) -> float | None:
+        """Mean of the losses logged in an epoch, if epochs can be compared by it; None on ranks that write no metrics.
+
+        While Q fills, before clusters are trained and while α grows, the loss is another one.
+        """
+        session = self.session
+        settled = session.training_step.start_step + session.config.loss.alpha_ramp_steps
+        filled = -(-session.config.queue.instance_length // session.config.train.batch_size)
+        if self.metrics is None or epoch * session.pipeline.batches_per_epoch < max(settled, filled):
+            return None
+        return self.metrics.mean_loss(epoch)
