@@ -196,13 +196,21 @@ def _tidy(run: Path, keep: int) -> None:
     losses = {path: loss for path in found if (loss := _loss_of(path)) is not None}
     best = min(losses, key=lambda path: losses[path], default=None)
     if best:
-        fresh = run / "checkpoints" / f".{BEST}"
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(best.name)
-        fresh.replace(fresh.with_name(BEST))
+        point_link(run / "checkpoints" / BEST, best.name)
     for old in found[:-keep]:
         if old != best:
             _remove(old)
+
+
+def point_link(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, whatever it was; it is never missing meanwhile."""
+    fresh = link.with_name(f".{link.name}-{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    try:
+        fresh.symlink_to(target)
+        fresh.replace(link)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _remove(checkpoint: Path) -> None:

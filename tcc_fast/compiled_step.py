@@ -20,7 +20,7 @@ from tcc_fast.batch import Batch
 from tcc_fast.model import follow, momentum_at
 from tcc_fast.step import Keys, Losses, Noises, TrainingStep
 
-SCALARS = 6
+SCALARS = Losses._fields.index("mean_pi")
 """The first entries of `Losses`, which are single numbers."""
 WARM_UP = 3
 """Steps before a recording, in which everything is compiled and whatever is allocated once is there."""
@@ -91,7 +91,7 @@ class CompiledStep(TrainingStep):
 
 
 def pack(losses: Losses) -> Tensor:
-    """All parts in one tensor, (6 + 2 K,)."""
+    """All parts in one tensor, (SCALARS + 2 K,)."""
     return torch.cat([torch.stack(losses[:SCALARS]), *losses[SCALARS:]])
 
 

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import torch
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from tcc_fast.batch import Pipeline
@@ -30,8 +31,6 @@ def label_free_scores(features: Tensor, assignment: Tensor) -> dict[str, float]:
         ``confidence``: mean of the largest π, 1 / K to 1.
         ``balance``: entropy of the cluster sizes over log K, 0 to 1.
     """
-    from sklearn.metrics import silhouette_score  # takes a second, and not every evaluation comes here
-
     num_images, num_clusters = assignment.shape
     largest, predictions = assignment.max(dim=1)
     sizes = torch.bincount(predictions, minlength=num_clusters).double()

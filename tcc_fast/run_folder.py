@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.checkpoint import find_checkpoint, read_state
+from tcc_fast.checkpoint import find_checkpoint, point_link, read_state
 from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
@@ -91,12 +91,8 @@ def _only_dataset() -> Path:
 
 def point_latest_at(run: Path) -> None:
     """Make runs/latest a link to the run; a run does not fail for want of it."""
-    fresh = RUNS / f".latest-{os.getpid()}"
     try:
         RUNS.mkdir(exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(os.path.relpath(run.resolve(), RUNS.resolve()))
-        fresh.replace(RUNS / "latest")
+        point_link(RUNS / "latest", os.path.relpath(run.resolve(), RUNS.resolve()))
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         print(f"warning: runs/latest could not be set ({error.strerror}); name the run by its folder", file=sys.stderr)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcc_fast.checkpoint import BEST, point_link
 from tcc_fast.distributed import rank
 from tcc_fast.evaluate import evaluate
 from tcc_fast.run_folder import Plan, point_latest_at
@@ -92,7 +93,4 @@ def _write(run: Path, ranking: Ranking) -> None:
     }
     content = {"best": ranking.best.name, "criterion": CRITERION, "label_free": plain}
     (run / "seeds.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    fresh = run / ".best"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(ranking.best.name)
-    fresh.replace(run / "best")
+    point_link(run / BEST, ranking.best.name)

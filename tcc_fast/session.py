@@ -173,9 +173,7 @@ def open_session(
     twin = momentum_twin(model)
     for tensor in (*twin.parameters(), *twin.buffers()):
         from_main_(tensor.data)  # as data parallelism does with θ: processors may differ in the last bit
-    queues = build_queues(config, config.model.num_clusters)
-    queues.cluster.to(device)
-    queues.instance.to(device)
+    queues = build_queues(config, config.model.num_clusters, device=device)
     alone = accelerator.num_processes == 1
     if compiled and not alone:  # no graph spans what the ranks exchange
         model.compile()  # in place: parameter names stay plain

@@ -42,14 +42,17 @@ class Queues:
     instance: ShardedQueue
 
 
-def build_queues(config: Config, num_clusters: int, dtype: torch.dtype = torch.float32) -> Queues:
+def build_queues(
+    config: Config, num_clusters: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Queues:
     """Empty queues of the configured lengths: P (L, d), the same at every rank, and this rank's shard of Q (J, d)."""
     dim, ranks = config.model.feature_dim, world_size()
     share = config.train.batch_size // ranks
-    return Queues(
-        cluster=MomentumQueue(config.queue.cluster_multiple * num_clusters, dim, dtype),
-        instance=ShardedQueue(config.queue.instance_length, dim, dtype, rank(), ranks, share),
-    )
+    with torch.device(device):  # made there, not moved, so that Q is never there twice
+        return Queues(
+            cluster=MomentumQueue(config.queue.cluster_multiple * num_clusters, dim, dtype),
+            instance=ShardedQueue(config.queue.instance_length, dim, dtype, rank(), ranks, share),
+        )
 
 
 class Losses(NamedTuple):

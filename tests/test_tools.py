@@ -101,3 +101,18 @@ def test_a_study_runs_what_is_missing_and_no_cell_twice(
         study.main()
     assert left.value.code == 0
     assert (tmp_path / "runs/study/mine/results.jsonl").read_text() == first
+
+
+def test_what_ranks_hold_and_send_is_what_the_formulas_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load_tool("bench_ranks")
+    file = tmp_path / "ranks.json"
+    monkeypatch.setattr(sys, "argv", ["bench_ranks.py", "--processes", "2", "--queue", "2048", "--json", str(file)])
+    tool.main()
+    ((first, second),) = json.loads(file.read_text())
+    for found in (first, second):
+        assert found["sent"] == tool.expected(2, on_cuda=False)
+        assert found["gradient_bytes"] == found["parameter_bytes"]
+        assert found["shard_bytes"] == 4 * tool.DIM * 2048 // 2
+    assert "| 2 | cpu | 2,048 |" in capsys.readouterr().out

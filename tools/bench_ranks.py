@@ -3,9 +3,9 @@
     python tools/bench_ranks.py [--processes 1 2 4] [--queue 16384 262144] [--json FILE]
 
 Launches itself with `accelerate launch`, once for each number of processes (on GPUs if there are as many, on the CPU
-otherwise), and prints a Markdown table: memory that Q takes at a process, measured and by the formula; bytes that a
-process puts into collectives in a step, counted and by the formulas of docs/scaling.md; and the bytes of gradients.
-Nothing is timed.
+otherwise), and prints a Markdown table: the most memory that the queues take at a process while they are made and
+filled, measured, and Q's by the formula; bytes that a process puts into collectives in a step, counted and by the
+formulas of docs/scaling.md; and the bytes of gradients. Nothing is timed.
 """
 
 from __future__ import annotations
@@ -61,12 +61,20 @@ def encoder() -> nn.Module:
     )
 
 
-def memory_in_use(device: torch.device) -> int:
-    """Bytes of this process: on the GPU, or resident on the host."""
+def forget_peak(device: torch.device) -> None:
+    """From now on the peak is of what comes."""
     if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak of resident memory is the present
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes of this process at the worst moment since `forget_peak`: allocated on the GPU, or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def measure(length: int, accelerator: Accelerator) -> dict[str, Any]:
@@ -78,14 +86,13 @@ def measure(length: int, accelerator: Accelerator) -> dict[str, Any]:
         share_batch_statistics(model, device.type == "cuda")
     twin = momentum_twin(model)
     share = BATCH // ranks
-    before = memory_in_use(device)
-    queues = build_queues(config, CLUSTERS)
-    queues.instance.to(device)
-    queues.cluster.to(device)
+    forget_peak(device)
+    before = peak_memory(device)
+    queues = build_queues(config, CLUSTERS, device=device)
     keys = nn.functional.normalize(torch.randn(share, DIM, device=device), dim=1)
     for _ in range(-(-length // BATCH)):
         queues.instance.enqueue_no_sync(keys)
-    held = memory_in_use(device) - before
+    peak = peak_memory(device) - before
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
     gradients = [0]
     if isinstance(prepared, DistributedDataParallel):
@@ -104,7 +111,7 @@ def measure(length: int, accelerator: Accelerator) -> dict[str, Any]:
         "ranks": ranks,
         "device": device.type,
         "queue_length": length,
-        "queue_bytes": held,
+        "queue_peak_bytes": peak,
         "shard_bytes": queues.instance.keys.nbytes,
         "sent": dict(traffic),
         "gradient_bytes": gradients[0],
@@ -160,17 +167,17 @@ def launch(ranks: int, lengths: list[int]) -> list[list[dict[str, Any]]]:
 def table(found: list[list[dict[str, Any]]]) -> str:
     """Largest of the processes in each column, in MB (10⁶ bytes) or bytes."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    columns = ["W", "on", "J", "Q, measured MB", "4 d J / W, MB", "put into collectives, bytes a step"]
+    columns = ["W", "on", "J", "Q and P, peak MB", "4 d J / W, MB", "put into collectives, bytes a step"]
     columns += ["by the formulas", "gradients, bytes", "4 Θ"]
     lines = [f"B = {BATCH}, d = {DIM}, K = {CLUSTERS}; {machine}", "", _row(columns), _row(["---"] * len(columns))]
     for ranks in found:
         one = ranks[0]
-        held = max(each["queue_bytes"] for each in ranks) / 1e6
+        peak = max(each["queue_peak_bytes"] for each in ranks) / 1e6
         share = 4 * DIM * one["queue_length"] / one["ranks"] / 1e6
         sent = max(sum(each["sent"].values()) for each in ranks)
         formula = sum(expected(one["ranks"], one["device"] == "cuda").values())
         gradients = max(each["gradient_bytes"] for each in ranks)
-        start = [str(one["ranks"]), one["device"], f"{one['queue_length']:,}", f"{held:.1f}", f"{share:.1f}"]
+        start = [str(one["ranks"]), one["device"], f"{one['queue_length']:,}", f"{peak:.1f}", f"{share:.1f}"]
         lines.append(_row([*start, *(f"{number:,}" for number in (sent, formula, gradients, one["parameter_bytes"]))]))
     return "\n".join(lines) + "\n"
 

@@ -121,9 +121,7 @@ def build_plain_step(config: Config, device: torch.device) -> PlainStep:
     assert config.model.num_clusters is not None
     torch.manual_seed(config.seed)
     model = TCC(config.model, config.loss).to(device)
-    queues = build_queues(config, config.model.num_clusters)
-    queues.cluster.to(device)
-    queues.instance.to(device)
+    queues = build_queues(config, config.model.num_clusters, device=device)
     optim = config.optim
     optimizer: torch.optim.Optimizer
     if optim.name == "sgd":

@@ -64,9 +64,7 @@ def build_step(
     assert config.model.num_clusters is not None
     torch.manual_seed(config.seed)
     model = TCC(config.model, config.loss).to(device).to(memory_format=torch.channels_last)
-    queues = build_queues(config, config.model.num_clusters)
-    queues.cluster.to(device)
-    queues.instance.to(device)
+    queues = build_queues(config, config.model.num_clusters, device=device)
     optimizer = build_optimizer(
         model, config.optim, compiled=compiling != "off" if for_compiling is None else for_compiling
     )
