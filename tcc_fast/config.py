@@ -146,6 +146,9 @@ class LossConfig(Section):
     balanced over the batch (SwAV, Caron et al. 2020). It assumes clusters of about equal size. 0: off."""
     swap_temperature: Positive = 0.05
     """Of that balanced assignment, as `assignment_temperature` is of π. Origin: SwAV."""
+    swap_neighbours: int = Field(1, ge=1)
+    """The twin's assignment there is the mean over so many nearest neighbours in the batch, the image itself among
+    them. 1: the image's own."""
     cluster_track: bool = True
     """False removes all that needs π (equation 5, NN(c), KL): plain instance contrast, to compare with."""
     symmetric: bool = False
@@ -182,6 +185,9 @@ class StartConfig(Section):
     """Length of that instance-only warm-up, as a fraction of the epochs (at least one epoch)."""
     restarts: int = Field(20, ge=1)
     """Attempts; the one with the lowest inertia is kept."""
+    neighbours: int = Field(0, ge=0)
+    """First move each of these f, five times over, to the mean of so many nearest neighbours; 0: take them as they
+    are."""
 
 
 class OptimConfig(Section):

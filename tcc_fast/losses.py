@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tcc_fast.distributed import gather, own_part, world_size
@@ -106,6 +107,24 @@ def balanced_assignment(logits: Tensor, iterations: int = 3) -> Tensor:
         log_q = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
     q = log_q.exp()
     return own_part(q) if world_size() > 1 else q
+
+
+@torch.no_grad()
+def neighbours_assignment(log_pi: Tensor, features: Tensor, neighbours: int) -> Tensor:
+    """What an image's nearest neighbours in the batch are assigned to, on average: an addition.
+
+    Args:
+        log_pi: (B, K), of this rank's images.
+        features: (B, d), theirs: neighbours are the nearest of the images of all ranks by cosine.
+        neighbours: how many, the image itself among them; at most the batch is taken.
+
+    Returns:
+        (B, K), log of the mean of their π.
+    """
+    everyone = F.normalize(gather(features), dim=1)
+    count = min(neighbours, len(everyone))
+    nearest = (features @ everyone.T).topk(count, dim=1).indices  # (B, count)
+    return torch.logsumexp(gather(log_pi)[nearest], dim=1) - math.log(count)
 
 
 def swapped_prediction(log_pi: Tensor, target: Tensor) -> Tensor:

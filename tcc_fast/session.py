@@ -25,7 +25,7 @@ from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
-from tcc_fast.start import STARTS, evenly_spread
+from tcc_fast.start import STARTS, average_neighbours, evenly_spread
 from tcc_fast.step import TrainingStep, build_queues
 from tcc_fast.telemetry import NonFiniteLoss
 
@@ -76,6 +76,8 @@ class Session:
         centres = torch.zeros_like(self.model.prototypes)
         if self.accelerator.is_main_process:
             find = STARTS[start.method]
+            if start.neighbours:
+                features = average_neighbours(features, start.neighbours)
             centres.copy_(find(features, len(self.model.prototypes), start.restarts, self.config.seed))
         from_main_(centres)
         self.model.set_prototypes(centres)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MAX_IMAGES = 50_000
@@ -14,6 +15,28 @@ def evenly_spread(num_images: int, limit: int = MAX_IMAGES) -> list[int]:
     """At most ``limit`` indices, evenly spread over 0..num_images-1."""
     count = min(num_images, limit)
     return [i * num_images // count for i in range(count)]
+
+
+def average_neighbours(features: Tensor, neighbours: int, rounds: int = 5) -> Tensor:
+    """Move every feature to the mean of its nearest neighbours, itself among them, several times.
+
+    A blurring mean shift on the sphere (Fukunaga & Hostetler 1975) whose neighbours, the nearest by cosine, stay those
+    of the first round. What is dense together falls together; what lies between falls to one side.
+
+    Args:
+        features: (n, d).
+        neighbours: how many, at most n are taken.
+        rounds: how often.
+
+    Returns:
+        (n, d), unit norm.
+    """
+    points = F.normalize(features, dim=1)
+    count = min(neighbours, len(points))
+    nearest = torch.cat([(rows @ points.T).topk(count, dim=1).indices for rows in points.split(1024)])
+    for _ in range(rounds):
+        points = F.normalize(F.embedding_bag(nearest, points, mode="mean"), dim=1)
+    return points
 
 
 def kmeans_centres(features: Tensor, num_clusters: int, restarts: int, seed: int) -> Tensor:

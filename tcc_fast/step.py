@@ -27,6 +27,7 @@ from tcc_fast.losses import (
     instance_bound,
     instance_log_likelihood,
     kl_to_uniform,
+    neighbours_assignment,
     swapped_prediction,
     total_loss,
 )
@@ -227,7 +228,10 @@ class TrainingStep:
             total = total_loss(l1, l2, alpha)
             if loss.swap_weight:
                 sharper = self.config.model.assignment_temperature / loss.swap_temperature
-                swap = swapped_prediction(online.log_pi, balanced_assignment(momentum.log_pi * sharper))
+                assigned = momentum.log_pi
+                if loss.swap_neighbours > 1:
+                    assigned = neighbours_assignment(assigned, momentum.features, loss.swap_neighbours)
+                swap = swapped_prediction(online.log_pi, balanced_assignment(assigned * sharper))
                 total = total + loss.swap_weight * swap
         else:
             l1 = torch.zeros_like(log_likelihood[0])

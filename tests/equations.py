@@ -136,6 +136,16 @@ def balanced_assignment(scores, iterations=3):
     return np.array(Q)
 
 
+def neighbours_mean(pi, f, neighbours):
+    """Mean of pi over each row's nearest rows of f by cosine, itself among them (addition)."""
+    f = [unit(row) for row in f]
+    means = []
+    for i in range(len(f)):
+        nearest = sorted(range(len(f)), key=lambda j: -dot(f[i], f[j]))[:neighbours]
+        means.append([sum(pi[j][k] for j in nearest) / len(nearest) for k in range(len(pi[0]))])
+    return means
+
+
 def total_loss(L1, L2, alpha):
     """(9): L = α L1 + (1 − α) L2."""
     return alpha * L1 + (1 - alpha) * L2

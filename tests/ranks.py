@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no-cluster-track": {"K": 3, "J": 50, "loss": {"cluster_track": False}},
     "unconditioned": {"K": 3, "J": 50, "model": {"condition_on_cluster": False}},
     "swap": {"K": 3, "J": 50, "loss": {"symmetric": True, "swap_weight": 0.8}},
+    "swap neighbours": {"K": 3, "J": 50, "loss": {"symmetric": True, "swap_weight": 0.8, "swap_neighbours": 4}},
     # Without the batch norm on f, before which a bias has a gradient of zero: Adam would make steps of its rounding.
     "adam": {"K": 3, "J": 50, "optim": {"name": "adamw", "lr": 0.01}, "model": {"feature_batch_norm": False}},
     "compiled": {"K": 3, "J": 50, "compiled": True},

@@ -17,6 +17,7 @@ from tcc_fast.losses import (
     instance_bound,
     instance_log_likelihood,
     kl_to_uniform,
+    neighbours_assignment,
     swapped_prediction,
     total_loss,
 )
@@ -291,3 +292,13 @@ def test_swapped_prediction_is_a_cross_entropy_and_least_where_they_agree():
     agreeing = swapped_prediction(tensor(np.log(target)), tensor(target)).item()
     assert agreeing == pytest.approx(equations.entropy(target).mean(), rel=TIGHT)
     assert agreeing < expected
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 12, 20])
+def test_neighbours_are_assigned_what_they_have_on_average(neighbours):
+    rng = np.random.default_rng(neighbours)
+    features, pi = rng.normal(size=(12, 5)), rng.dirichlet(np.ones(4), size=12)
+    found = neighbours_assignment(tensor(np.log(pi)), tensor(features), neighbours).exp().numpy()
+    np.testing.assert_allclose(found, equations.neighbours_mean(pi, features, neighbours), rtol=TIGHT)
+    if neighbours == 1:
+        np.testing.assert_allclose(found, pi, rtol=TIGHT)

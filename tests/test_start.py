@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tcc_fast.start import STARTS, distant_features, evenly_spread, kmeans_centres
+from tcc_fast.start import STARTS, average_neighbours, distant_features, evenly_spread, kmeans_centres
 
 Start = Callable[[Tensor, int, int, int], Tensor]
 
@@ -57,3 +58,33 @@ def test_what_cannot_be_clustered_is_refused(start: Start) -> None:
 def test_a_limit_takes_evenly_spread_images() -> None:
     assert evenly_spread(5, 10) == [0, 1, 2, 3, 4]
     assert evenly_spread(10, 4) == [0, 2, 5, 7]
+
+
+def test_neighbours_are_averaged_as_a_transcription_does() -> None:
+    points = torch.randn(50, 6, generator=torch.Generator().manual_seed(2))
+    expected = points.double().numpy() / np.linalg.norm(points.double().numpy(), axis=1, keepdims=True)
+    nearest = np.argsort(-expected @ expected.T, axis=1)[:, :7]
+    for _ in range(3):
+        expected = expected[nearest].mean(axis=1)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(average_neighbours(points, 7, rounds=3).numpy(), expected, atol=1e-6)
+
+
+def test_averaged_neighbours_lie_closer_to_their_own_cloud_and_no_closer_to_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cloud = torch.arange(4).repeat(100)
+    points = torch.eye(4, 16)[cloud] + 0.25 * torch.randn(400, 16, generator=generator)
+
+    def similarity(x: Tensor) -> tuple[float, float]:
+        x = torch.nn.functional.normalize(x, dim=1)
+        same = cloud.unsqueeze(0) == cloud.unsqueeze(1)
+        return (x @ x.T)[same].mean().item(), (x @ x.T)[~same].mean().item()
+
+    before, after = similarity(points), similarity(average_neighbours(points, 20))
+    assert after[0] > 0.95 > before[0]
+    assert after[1] < before[1] + 0.1
+
+
+def test_more_neighbours_than_points_are_all_points() -> None:
+    points = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(average_neighbours(points, 20), average_neighbours(points, 5))

@@ -249,6 +249,18 @@ def test_the_swapped_prediction_asks_for_the_twins_balanced_assignment_of_the_ot
     assert losses.loss.item() == pytest.approx((plain.loss + 0.7 * losses.loss_swap).item(), rel=1e-9)
 
 
+def test_with_neighbours_the_swapped_prediction_asks_for_what_the_batchs_nearest_images_are_assigned(accelerator):
+    settings = config(loss={"swap_weight": 0.7, "swap_temperature": 0.5, "swap_neighbours": 3})
+    training_step, data = build(settings, accelerator), batch(0)
+    losses, _ = training_step.contrast(data, 0)
+    with torch.no_grad():
+        log_pi = training_step.model(data.view_1).log_pi.numpy()
+        twin = training_step.twin(data.view_2)
+    means = equations.neighbours_mean(twin.log_pi.exp().numpy(), twin.features.numpy(), 3)
+    target = equations.balanced_assignment(np.log(means) * 1 / 0.5)
+    assert losses.loss_swap.item() == pytest.approx(-(target * log_pi).sum(axis=1).mean(), rel=1e-9)
+
+
 # ---- noise
 
 
