@@ -37,7 +37,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The tool, in a hurry: small pictures, no waiting for rest, commands within this process, no DALI and no FFCV."""
-    load_tool("bench_pipelines")
+    for needed in ("bench_pipelines", "gpu_page"):
+        load_tool(needed)
     tool = load_tool("gpu_report")
     monkeypatch.setattr(rounds, "WARM_UP", 0.0)
     monkeypatch.setattr(rounds, "wait_until_idle", lambda limit: True)
@@ -58,6 +59,12 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(tool, "tcc_fast", at_once)
     yield tool
     del sys.modules["gpu_report"]
+
+
+@pytest.fixture
+def page(tool: ModuleType) -> ModuleType:
+    """What the tool writes with."""
+    return sys.modules["gpu_page"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -87,32 +94,32 @@ def figure(value: float) -> dict[str, float]:
     return {"median": value, "min": value, "max": value}
 
 
-def speed(tool: ModuleType, rate: float, ratio: float, of_ceiling: float, share: float) -> dict[str, Any]:
+def speed(rate: float, ratio: float, of_ceiling: float, share: float) -> dict[str, Any]:
     """What the goals look at."""
     found = {"img_per_s": figure(rate), "ratio": figure(ratio), "of_ceiling": figure(of_ceiling)}
     return {"results": {fed_by("resident"): found}, "parts": {"augment": {"share": share}}}
 
 
-def rows(tool: ModuleType, results: dict[str, Any]) -> dict[str, Any]:
-    return {goal.what: goal for goal in tool.goals(results)}
+def rows(page: ModuleType, results: dict[str, Any]) -> dict[str, Any]:
+    return {goal.what: goal for goal in page.goals(results)}
 
 
-def test_goals_are_reached_missed_or_not_measured(tool: ModuleType) -> None:
+def test_goals_are_reached_missed_or_not_measured(page: ModuleType) -> None:
     results = {
-        "step-32": speed(tool, 21_000, 3.9, 0.98, 0.04),
+        "step-32": speed(21_000, 3.9, 0.98, 0.04),
         "step-224": {"failed": "out of memory"},
         "memory": {"share": {"median": 0.019, "min": 0.01, "max": 0.03}},
     }
-    found = rows(tool, results)
-    by_case = tool.speed_goals("step-32", results["step-32"])
+    found = rows(page, results)
+    by_case = page.speed_goals("step-32", results["step-32"])
     assert [(goal.measured, goal.reached) for goal in by_case] == [
         ("21,000", True),
         ("3.9", False),
         ("0.980", True),
         ("4.0 %", True),
     ]
-    assert all(goal.reached is None for goal in tool.speed_goals("step-224", results["step-224"]))
-    assert "pipeline ÷ fixed batch, dali" in tool.speed_goals("step-96", None)[3].what
+    assert all(goal.reached is None for goal in page.speed_goals("step-224", results["step-224"]))
+    assert "pipeline ÷ fixed batch, dali" in page.speed_goals("step-96", None)[3].what
     queue = found["J = 65 536, share of the step at 96 px"]
     assert (queue.measured, queue.reached) == ("1.9 % (1.0–3.0)", True)
     assert found["graphs compiled after warm-up"].reached is None
@@ -142,20 +149,20 @@ def verified(**changed: Any) -> dict[str, Any]:
         ({"one_rank": {"ok": False, "error": "no NCCL"}}, [True, True, True, False]),
     ],
 )
-def test_what_must_hold(tool: ModuleType, changed: dict[str, Any], expected: list[bool]) -> None:
-    goals = tool.verify_goals(verified(**changed))
+def test_what_must_hold(page: ModuleType, changed: dict[str, Any], expected: list[bool]) -> None:
+    goals = page.verify_goals(verified(**changed))
     assert [goal.reached for goal in goals] == expected
-    said = "\n".join(tool.verify_section(verified(**changed)))
+    said = "\n".join(page.verify_section(verified(**changed)))
     assert all(reason in said for reason in ("called a synchronizing", "no NCCL") if reason in str(changed))
 
 
-def test_on_a_gpu_goals_are_judged_and_failures_are_said(tool: ModuleType) -> None:
+def test_on_a_gpu_goals_are_judged_and_failures_are_said(page: ModuleType) -> None:
     machine = {"cpu": "a", "cores": 16, "gpu": "NVIDIA H200"}
     about = {"machine": machine, "versions": {"torch": "2.11.0", "FFCV": None}, "quick": False}
     failed = {"failed": "RuntimeError: out of memory", "date": "today", "took": 3.2}
     share = {"median": 0.01, "min": 0.01, "max": 0.01}
     memory = {"share": share, "results": {}, "date": "today", "took": 60.0}
-    text = tool.report({"about": about, "step-96": failed, "memory": memory}, "2026-01-01")
+    text = page.report({"about": about, "step-96": failed, "memory": memory}, "2026-01-01", PARTS)
     assert "NVIDIA H200" in text
     assert "No GPU was there" not in text
     assert "| J = 65 536, share of the step at 96 px | < 2 % | 1.0 % (1.0–1.0) | reached |" in text

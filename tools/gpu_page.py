@@ -1,0 +1,264 @@
+"""What `tools/gpu_report.py` writes of its figures: the goals, a section for each part, and the curves' picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tcc_fast.bench.show import heading, percent
+from tcc_fast.bench.show_step import CONTENDERS, PARTS_HEAD, contender_rows, part_rows, remarks
+from tcc_fast.bench.stepping import FIXED, GRAPHS, fed_by
+from tcc_fast.bench.verify import WINDOW
+
+TOLERANCE = 0.05
+"""By how much window means of the losses may differ, as a share."""
+
+
+@dataclass(frozen=True)
+class SpeedCase:
+    """A size at which a step is measured: its pictures (a case of tools/bench_pipelines.py), stem, and goals."""
+
+    pictures: str
+    image_size: int
+    stem: str
+    from_memory: bool
+    rate: float
+    ratio: float
+
+
+SPEED = {
+    "step-32": SpeedCase("memory-32", 32, "3x3", True, 20_000, 4),
+    "step-96": SpeedCase("short-96", 96, "7x7", False, 35_000, 10),
+    "step-224": SpeedCase("memory-224", 224, "7x7", False, 7_000, 10),
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A row of the table of goals. `measured` is None where the part was not measured or had nothing to say."""
+
+    what: str
+    wanted: str
+    measured: str | None
+    reached: bool | None
+
+
+def goals(results: dict[str, Any]) -> list[Goal]:
+    """The goals of the project, with what the parts found."""
+    return [goal for one in SPEED for goal in speed_goals(one, results.get(one))] + [
+        share_goal("J = 65 536, share of the step at 96 px", "< 2 %", results.get("memory"), 0.02),
+        *verify_goals(results.get("verify")),
+    ]
+
+
+def speed_goals(name: str, result: dict[str, Any] | None) -> list[Goal]:
+    """Of one size: img/s, times the plain version, pipeline ÷ fixed batch, share of the views."""
+    case = SPEED[name]
+    found = result["results"] if result and "results" in result else {}
+    pixels = f"{case.image_size} px"
+
+    def at_least(what: str, contender: str, figure: str, least: float, form: Callable[[float], str]) -> Goal:
+        value = found.get(contender, {}).get(figure)
+        if value is None:
+            return Goal(f"{what}, {pixels}", f"≥ {form(least)}", None, None)
+        return Goal(f"{what}, {pixels}", f"≥ {form(least)}", form(value["median"]), value["median"] >= least)
+
+    resident = fed_by("resident")
+    rows = [
+        at_least("training img/s", resident, "img_per_s", case.rate, "{:,.0f}".format),
+        at_least("× the plain version", resident, "ratio", case.ratio, "{:.3g}".format),
+        at_least("pipeline ÷ fixed batch, resident", resident, "of_ceiling", 0.97, "{:.3f}".format),
+    ]
+    if not case.from_memory:
+        rows.append(at_least("pipeline ÷ fixed batch, dali", fed_by("dali"), "of_ceiling", 0.95, "{:.3f}".format))
+    share = result["parts"]["augment"]["share"] if found and result else None
+    measured = None if share is None else f"{100 * share:.1f} %"
+    rows.append(Goal(f"views, share of the step, {pixels}", "< 5 %", measured, None if share is None else share < 0.05))
+    return rows
+
+
+def share_goal(what: str, wanted: str, result: dict[str, Any] | None, most: float) -> Goal:
+    """Of a share that shall be small."""
+    share = result.get("share") if result else None
+    if share is None:
+        return Goal(what, wanted, None, None)
+    text = f"{100 * share['median']:.1f} % ({100 * share['min']:.1f}–{100 * share['max']:.1f})"
+    return Goal(what, wanted, text, share["median"] < most)
+
+
+def verify_goals(result: dict[str, Any] | None) -> list[Goal]:
+    """Curves, waiting, recompilations, NCCL."""
+    if not result or "curves" not in result:
+        missing = ("losses, tuned against fp32 eager", "steps that wait", "graphs compiled after warm-up", "one rank")
+        return [Goal(what, "", None, None) for what in missing]
+    worst = max(value if math.isfinite(value) else math.inf for value in result["deviations"].values())
+    errors = [one["error"] for one in result["watched"].values() if one["error"]]
+    later = sum(one["compiled_later"] for one in result["watched"].values())
+    steps = next(iter(result["watched"].values()))["steps"]
+    rank = result["one_rank"]
+    curves = len(next(iter(result["curves"].values())))
+    return [
+        Goal(
+            f"losses over {curves} steps, tuned against fp32 eager",
+            f"≤ {percent(TOLERANCE)}",
+            f"{100 * worst:.1f} %",
+            worst <= TOLERANCE,
+        ),
+        Goal(f"steps that wait, of {steps}", "none", errors[0] if errors else "none", not errors),
+        Goal("graphs compiled after warm-up", "0", str(later), later == 0),
+        Goal("one rank: collectives, DDP, batch norm", "works", rank.get("backend") or rank["error"], rank["ok"]),
+    ]
+
+
+def report(results: dict[str, Any], date: str, parts: Iterable[str]) -> str:
+    """The Markdown of those parts that were measured."""
+    about = results["about"]
+    machine = about["machine"]
+    known = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+    lines = [f"# One GPU, {date}", ""]
+    if machine["gpu"] is None:
+        lines += ["**No GPU was there: these are figures of a CPU, which say nothing of the goals.**", ""]
+    if about["quick"]:
+        lines += ["**Quick: sizes are small, to see that every part runs. No figure here means anything.**", ""]
+    lines += [
+        "By `python tools/gpu_report.py`; every single reading is in the JSON file beside this one.",
+        "Speed is of generated pictures (photo-like JPEGs), quality of real ones. All figures: median (lowest–highest)",
+        "of the rounds; ratios are taken within a round, in which all contenders take turns.",
+        "",
+        f"- {machine['gpu'] or 'no GPU'}; {machine['cpu']}, {machine['cores']} cores",
+        f"- {known}",
+        "",
+        "## Goals",
+        "",
+        "| goal | wanted | measured | |",
+        "| --- | --- | --- | --- |",
+    ]
+    for goal in goals(results):
+        verdict = {None: "not measured", True: "reached", False: "**not reached**"}[goal.reached]
+        if goal.reached is not None and (machine["gpu"] is None or about["quick"]):
+            verdict = "not judged"
+        lines.append(f"| {goal.what} | {goal.wanted} | {goal.measured or ''} | {verdict} |")
+    for name in parts:
+        if name in results:
+            lines += ["", f"## `{name}`", "", *section(name, results[name])]
+    return "\n".join(lines) + "\n"
+
+
+def section(name: str, result: dict[str, Any]) -> list[str]:
+    """What one part found."""
+    took = f"- measured {result['date']} in {result['took']:.0f} s"
+    if "failed" in result:
+        return [took, f"- **failed**: {result['failed']}"]
+    if name in SPEED:
+        return [took, *speed_section(result)]
+    if name == "verify":
+        return [took, *verify_section(result)]
+    if name == "memory":
+        share = result["share"]["median"]
+        contenders = [f"- {one}: {found['img_per_s']['median']:,.0f} img/s" for one, found in result["results"].items()]
+        return [took, *contenders, f"- the long queue costs {100 * share:.1f} % of the step"]
+    return [took, *run_section(result)]
+
+
+def speed_section(result: dict[str, Any]) -> list[str]:
+    """Tables as `bench step` prints them, and what to do next."""
+    notes = [f"- {line}" for line in [*heading(result), *remarks(result)]]
+    notes += [f"- {one}: {about['note']}; first batch after {about['first_batch_seconds']:.1f} s"
+              for one, about in result["contenders"].items()]  # fmt: skip
+    notes += [f"- left out: {one}: {why}" for one, why in result["skipped"].items()]
+    if GRAPHS in result["results"] and FIXED in result["results"]:
+        gain = result["results"][GRAPHS]["of_ceiling"]["median"]
+        notes.append(f"- a CUDA graph of the whole step makes {gain:.3f} times the throughput of the fixed batch")
+    parts = result["parts"]
+    worst = max(parts, key=lambda part: parts[part]["ms"]["median"] - parts[part]["floor_ms"])
+    above = parts[worst]["ms"]["median"] - parts[worst]["floor_ms"]
+    notes.append(
+        f"- bound: the floors that memory sets are {percent(memory_share(parts))} of all floors; the next gain would "
+        f"be in `{worst}`, {above:.2f} ms above its floor"
+    )
+    return [*notes, "", *table(CONTENDERS, contender_rows(result)), "", *table(PARTS_HEAD, part_rows(result))]
+
+
+def memory_share(parts: dict[str, Any]) -> float:
+    """Share of the floors that bandwidth sets."""
+    total = sum(part["floor_ms"] for part in parts.values())
+    return sum(part["floor_ms"] for part in parts.values() if part["bound"] == "memory") / total
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """In Markdown."""
+    return [f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def verify_section(result: dict[str, Any]) -> list[str]:
+    """Curves at a few steps, and what was watched."""
+    curves = result["curves"]
+    length = len(next(iter(curves.values())))
+    shown = sorted({step * (length - 1) // 5 for step in range(6)})
+    rows = [
+        [one, *(f"{curve[step]:.3f}" for step in shown), f"{100 * result['deviations'][one]:.2f} %"]
+        for one, curve in curves.items()
+    ]
+    head = ("loss at step", *(str(step) for step in shown), "largest deviation")
+    watched = [
+        f"- compile={mode}: {one['graphs']} graphs, and {one['compiled_later']} more in {one['steps']} steps that may "
+        f"not wait: {one['error'] or 'none did'}"
+        for mode, one in result["watched"].items()
+    ]
+    rank = result["one_rank"]
+    works = "works" if rank["ok"] else rank["error"]
+    said = f"- one rank: {rank.get('backend', '')} {works}; two NCCL ranks need two GPUs"
+    note = f"- deviation: of means over {WINDOW} steps from those of fp32, eager; picture: the SVG beside this file"
+    return [*watched, said, note, "", *table(head, rows)]
+
+
+def run_section(result: dict[str, Any]) -> list[str]:
+    """Runs and their figures."""
+    rows = []
+    for one, run in result["runs"].items():
+        scores = run["evaluation"]
+        figures = [f"{100 * scores[metric]:.1f}" for metric in ("acc", "nmi", "ari")]
+        rows.append([one, run["data"], *figures, f"{run['img_per_s']:,.0f}", str(run["steps"]), f"{run['seconds']:.0f}",
+                     " ".join(run["overrides"])])  # fmt: skip
+    head = ("run", "pictures", "ACC", "NMI", "ARI", "img/s", "steps", "wall time, s", "settings")
+    return [f"- pictures: {result['why']}; the wall time is of `tcc-fast train`, all of it", "", *table(head, rows)]
+
+
+COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49", "#5c4d7d")
+
+
+def curves_svg(curves: dict[str, list[float]]) -> str:
+    """The curves over each other."""
+    width, height, left, top = 720, 360, 50, 20
+    values = [value for curve in curves.values() for value in curve if math.isfinite(value)]
+    low, high = min(values), max(values)
+    length = max(len(curve) for curve in curves.values())
+
+    def point(step: int, value: float) -> str:
+        x = left + (width - left - 10) * step / max(1, length - 1)
+        return f"{x:.1f},{top + (height - top - 30) * (high - value) / ((high - low) or 1):.1f}"
+
+    body = []
+    for place, (name, curve) in enumerate(curves.items()):
+        points = " ".join(point(step, value) for step, value in enumerate(curve) if math.isfinite(value))
+        colour = COLOURS[place % len(COLOURS)]
+        body.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.2"/>')
+        body.append(f'<text x="{left + 420}" y="{top + 16 * (place + 1)}" fill="{colour}">{name}</text>')
+    labels = f'<text x="4" y="{top + 6}">{high:.2f}</text><text x="4" y="{height - 30}">{low:.2f}</text>'
+    labels += f'<text x="{left}" y="{height - 8}">loss, steps 0 to {length - 1}</text>'
+    style = 'font-family="sans-serif" font-size="12"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" {style}>'
+    return f'{head}<rect width="100%" height="100%" fill="white"/>{labels}{"".join(body)}</svg>\n'
+
+
+def write(results: dict[str, Any], out: Path, date: str, parts: Iterable[str]) -> None:
+    """The JSON, the report, and the picture of the curves."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    out.write_text(report(results, date, parts), encoding="utf-8")
+    if "curves" in results.get("verify", {}):
+        out.with_suffix(".svg").write_text(curves_svg(results["verify"]["curves"]), encoding="utf-8")
