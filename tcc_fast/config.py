@@ -130,7 +130,7 @@ class LossConfig(Section):
     alpha: Fraction = 0.5
     """α of (9): weight of the cluster-level loss, 1 - α that of the instance-level bound. Ours: nothing public says."""
     alpha_ramp_steps: int = Field(0, ge=0)
-    """α grows linearly from 0 over this many steps (from the k-means start on, if there is one); 0: constant."""
+    """α grows linearly from 0 over this many steps (from the start of the prototypes on, if there is one); 0: constant."""
     temperature: Positive = 1.0
     """τ of (7), and of (5) unless `temperature_cluster` is set. Origin: prototype, MiCE."""
     temperature_cluster: Positive | None = None
@@ -178,16 +178,15 @@ class MomentumConfig(Section):
 class StartConfig(Section):
     """Addition: a start of the prototypes from features after an instance-only warm-up. One initialisation, once."""
 
-    method: Literal["none", "kmeans", "seeds"] = "none"
-    """First train by plain instance contrast, then set μ to k-means centres of un-augmented f (`kmeans`), or to some of
-    these f that lie far apart, as k-means++ draws them, without a k-means (`seeds`)."""
+    method: Literal["none", "kmeans", "spectral"] = "none"
+    """First train by plain instance contrast, then set μ to the means of clusters of un-augmented f: those of a
+    k-means, or of normalised cuts of the graph of nearest neighbours (`spectral`)."""
     at: float = Field(0.4, gt=0, lt=1)
     """Length of that instance-only warm-up, as a fraction of the epochs (at least one epoch)."""
     restarts: int = Field(20, ge=1)
-    """Attempts; the one with the lowest inertia is kept."""
-    neighbours: int = Field(0, ge=0)
-    """First move each of these f, five times over, to the mean of so many nearest neighbours; 0: take them as they
-    are."""
+    """Attempts of the k-means, of which `spectral` too has one at its end; the one with the lowest inertia is kept."""
+    neighbours: int = Field(20, ge=2)
+    """`spectral`: of a picture in the graph, itself among them."""
 
 
 class OptimConfig(Section):

@@ -25,7 +25,7 @@ from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
-from tcc_fast.start import STARTS, average_neighbours, evenly_spread
+from tcc_fast.start import evenly_spread, find_centres
 from tcc_fast.step import TrainingStep, build_queues
 from tcc_fast.telemetry import NonFiniteLoss
 
@@ -61,7 +61,6 @@ class Session:
 
     def start_prototypes(self) -> None:
         """Put μ and its twin where `start.method` finds clusters among un-augmented features. Once a run; waits."""
-        start = self.config.start
         self._average_statistics()
         features, _ = embed(
             self.model,
@@ -75,10 +74,7 @@ class Session:
             raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
         centres = torch.zeros_like(self.model.prototypes)
         if self.accelerator.is_main_process:
-            find = STARTS[start.method]
-            if start.neighbours:
-                features = average_neighbours(features, start.neighbours)
-            centres.copy_(find(features, len(self.model.prototypes), start.restarts, self.config.seed))
+            centres.copy_(find_centres(features, len(self.model.prototypes), self.config.start, self.config.seed))
         from_main_(centres)
         self.model.set_prototypes(centres)
         self.training.twin.set_prototypes(centres)

@@ -8,18 +8,22 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from tcc_fast.start import STARTS, average_neighbours, distant_features, evenly_spread, kmeans_centres
+from tcc_fast.config import StartConfig
+from tcc_fast.start import EIGENVECTORS, WEAK_EDGES, evenly_spread, find_centres, kmeans_centres, spectral_centres
 
 Start = Callable[[Tensor, int, int, int], Tensor]
+STARTS: dict[str, Start] = {"kmeans": kmeans_centres, "spectral": spectral_centres}
 
 
 def clouds(count: int = 40) -> tuple[Tensor, Tensor]:
     """Four narrow clouds in eight dimensions: points (n, 8) and their centres (4, 8)."""
     generator = torch.Generator().manual_seed(0)
-    centres = 5 * torch.eye(4, 8)
-    points = centres.repeat(count, 1) + 0.1 * torch.randn(4 * count, 8, generator=generator)
+    centres = torch.eye(4, 8)
+    points = centres.repeat(count, 1) + 0.02 * torch.randn(4 * count, 8, generator=generator)
     return points, centres
 
 
@@ -30,21 +34,49 @@ def test_one_prototype_lands_in_every_cloud_and_the_seed_decides_where(start: St
     assert found.shape == (4, 8)
     assert found.dtype == torch.float32
     assert sorted(torch.cdist(found, centres).argmin(dim=1).tolist()) == [0, 1, 2, 3]
-    assert torch.cdist(found, centres).min(dim=1).values.max() < 1
+    assert torch.cdist(found, centres).min(dim=1).values.max() < 0.2
     assert torch.equal(found, start(points, 4, 5, 0))
 
 
-def test_distant_features_are_features_and_more_draws_lie_no_worse() -> None:
-    points = torch.randn(300, 8, generator=torch.Generator().manual_seed(1))
+def test_spectral_clusters_are_those_of_a_dense_transcription() -> None:
+    """Regularised normalised cuts written out with full matrices; more clusters than clouds, so that cuts matter."""
+    generator = torch.Generator().manual_seed(2)
+    points = torch.eye(4, 16).repeat(60, 1) + 0.3 * torch.randn(240, 16, generator=generator)
+    unit = points.double().numpy() / np.linalg.norm(points.double().numpy(), axis=1, keepdims=True)
+    edges = np.zeros((240, 240))
+    np.put_along_axis(edges, np.argsort(-unit @ unit.T, axis=1)[:, :12], 1, axis=1)
+    edges = (edges + edges.T) / 2
+    edges += WEAK_EDGES * edges.sum(axis=1).mean() / 240
+    degrees = edges.sum(axis=1)
+    vectors = np.linalg.eigh(edges / np.sqrt(np.outer(degrees, degrees)))[1][:, -math.ceil(EIGENVECTORS * 4) :]
+    rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cluster = KMeans(4, n_init=20, random_state=1).fit(rows).labels_
+    expected = np.stack([unit[cluster == k].mean(axis=0) for k in range(4)])
+    found = spectral_centres(points, 4, 20, 0, neighbours=12).numpy()
+    nearest = np.linalg.norm(expected[:, None] - found, axis=2)
+    assert sorted(nearest.argmin(axis=1)) == [0, 1, 2, 3]
+    assert nearest.min(axis=1).max() < 1e-6
 
-    def inertia(centres: Tensor) -> float:
-        return torch.cdist(points, centres).min(dim=1).values.square().sum().item()
 
-    one, many = distant_features(points, 6, 1, 3), distant_features(points, 6, 40, 3)
-    for centres in (one, many):
-        assert torch.cdist(centres, points).min(dim=1).values.max() < 1e-3
-    assert inertia(many) < inertia(one)
-    assert inertia(kmeans_centres(points, 6, 10, 3)) < inertia(many)  # no k-means was run
+def test_spectral_clusters_may_be_chains() -> None:
+    """Two circles of latitude: a k-means halves them, normalised cuts tell one from the other."""
+    angle = torch.linspace(0, 2 * math.pi, 201)[:200]
+    north, middle = math.radians(55), math.radians(20)
+    circles = [
+        torch.stack([math.cos(a) * angle.cos(), math.cos(a) * angle.sin(), torch.full_like(angle, math.sin(a))], dim=1)
+        for a in (north, middle)
+    ]
+    points = torch.cat(circles)
+    found = spectral_centres(points, 2, 10, 0, neighbours=8)
+    expected = torch.tensor([[0, 0, math.sin(middle)], [0, 0, math.sin(north)]])
+    torch.testing.assert_close(found[found[:, 2].argsort()], expected, atol=1e-3, rtol=0)
+    halved = kmeans_centres(points, 2, 10, 0)
+    assert halved[:, :2].norm(dim=1).min() > 0.3
+
+
+def test_more_clusters_than_can_be_told_apart_are_refused() -> None:
+    with pytest.warns(ConvergenceWarning), pytest.raises(ValueError, match="only 1 clusters can be told apart"):
+        spectral_centres(torch.ones(2, 4), 2, 1, 0)
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
@@ -60,31 +92,9 @@ def test_a_limit_takes_evenly_spread_images() -> None:
     assert evenly_spread(10, 4) == [0, 2, 5, 7]
 
 
-def test_neighbours_are_averaged_as_a_transcription_does() -> None:
-    points = torch.randn(50, 6, generator=torch.Generator().manual_seed(2))
-    expected = points.double().numpy() / np.linalg.norm(points.double().numpy(), axis=1, keepdims=True)
-    nearest = np.argsort(-expected @ expected.T, axis=1)[:, :7]
-    for _ in range(3):
-        expected = expected[nearest].mean(axis=1)
-        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(average_neighbours(points, 7, rounds=3).numpy(), expected, atol=1e-6)
-
-
-def test_averaged_neighbours_lie_closer_to_their_own_cloud_and_no_closer_to_others() -> None:
-    generator = torch.Generator().manual_seed(0)
-    cloud = torch.arange(4).repeat(100)
-    points = torch.eye(4, 16)[cloud] + 0.25 * torch.randn(400, 16, generator=generator)
-
-    def similarity(x: Tensor) -> tuple[float, float]:
-        x = torch.nn.functional.normalize(x, dim=1)
-        same = cloud.unsqueeze(0) == cloud.unsqueeze(1)
-        return (x @ x.T)[same].mean().item(), (x @ x.T)[~same].mean().item()
-
-    before, after = similarity(points), similarity(average_neighbours(points, 20))
-    assert after[0] > 0.95 > before[0]
-    assert after[1] < before[1] + 0.1
-
-
-def test_more_neighbours_than_points_are_all_points() -> None:
-    points = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(average_neighbours(points, 20), average_neighbours(points, 5))
+def test_the_method_is_the_configured_one() -> None:
+    points = clouds()[0] + torch.randn(160, 8, generator=torch.Generator().manual_seed(4))
+    spectral = StartConfig(method="spectral", restarts=5, neighbours=7)
+    assert torch.equal(find_centres(points, 4, spectral, 3), spectral_centres(points, 4, 5, 3, 7))
+    kmeans = StartConfig(method="kmeans", restarts=5)
+    assert torch.equal(find_centres(points, 4, kmeans, 3), kmeans_centres(points, 4, 5, 3))

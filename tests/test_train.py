@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(digits: Path,
     )
 
 
-@pytest.mark.parametrize("start", ["none", "kmeans", "seeds"])
+@pytest.mark.parametrize("start", ["none", "kmeans", "spectral"])
 def test_a_run_that_was_cut_off_and_resumed_equals_an_uninterrupted_one(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
