@@ -29,7 +29,7 @@ traffic: Counter[str] = Counter()
 wire follows from the algorithm: a ring sends about twice these bytes for a sum, and once for a gathering."""
 
 PATIENCE = timedelta(minutes=30)
-"""How long a rank waits for another: longer than the k-means start of the main one takes."""
+"""How long a rank waits for another: longer than the start of the prototypes takes the main one."""
 
 
 def processes() -> PartialState:

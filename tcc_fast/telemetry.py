@@ -35,7 +35,7 @@ class LossLog:
         self._since = time.perf_counter()
 
     def restart_clock(self) -> None:
-        """Leave what has passed since the last reading out of the speed: a k-means start, a checkpoint."""
+        """Leave what has passed since the last reading out of the speed: the start of the prototypes, a checkpoint."""
         if not self._scalars:
             self._since = time.perf_counter()
 
