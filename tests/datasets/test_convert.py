@@ -476,7 +476,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(
         os.killpg(process.pid, how)  # as a terminal does: workers get it too
     else:
         process.send_signal(how)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert not out.exists()
     if how == signal.SIGINT:
