@@ -130,7 +130,7 @@ class LossConfig(Section):
     alpha: Fraction = 0.5
     """α of (9): weight of the cluster-level loss, 1 - α that of the instance-level bound. Ours: nothing public says."""
     alpha_ramp_steps: int = Field(0, ge=0)
-    """α grows linearly from 0 over this many steps (from the start of the prototypes on, if there is one); 0: constant."""
+    """α grows linearly from 0 over this many steps (from the start of the prototypes on, if any); 0: constant."""
     temperature: Positive = 1.0
     """τ of (7), and of (5) unless `temperature_cluster` is set. Origin: prototype, MiCE."""
     temperature_cluster: Positive | None = None
