@@ -18,6 +18,7 @@ STUDIES = Path(__file__).parents[1] / "tools" / "studies"
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
+    load_tool("factors")
     return load_tool("study")
 
 
@@ -59,8 +60,9 @@ def test_label_free_quantities_are_ranked_against_acc(study: ModuleType) -> None
 def test_every_variant_of_a_study_is_a_valid_config_of_its_own(study: ModuleType, file: Path) -> None:
     found = study.read_study(file, None, None)
     for data in found.data:
-        configs = [load_config(data.name, list(overrides)) for overrides in found.variants.values()]
-        assert len({config.model_dump_json() for config in configs}) == len(configs)
+        own = [cell for cell in found.cells() if cell.data == data]
+        configs = {load_config(data.name, [*cell.overrides, f"seed={cell.seed}"]).model_dump_json() for cell in own}
+        assert len(configs) == len(own)
 
 
 def test_the_literal_variant_of_the_readme_has_no_addition(study: ModuleType) -> None:

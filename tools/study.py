@@ -5,9 +5,13 @@
     python tools/study.py mine.yaml --data data/digits --seeds 0 1 2 3 4
 
 A study is a YAML file with `data` (folders), `seeds`, and `variants` (a label, and the settings it changes; the first
-is what the others are compared with). Each cell runs the real commands (`tcc-fast train`, `tcc-fast eval`) and appends
-one line to `runs/study/NAME/results.jsonl`; a cell that is there already is not run again, one that failed is. Tables
-go to the screen and to `table.md` beside it. On a machine with GPUs, jobs are dealt out to them in turn.
+is what the others are compared with). With `factors` (switches, each with its levels) and `runs` instead of seeds and
+variants, every run draws a level of every switch and a seed of its own: see tools/factors.py. `base` may give settings
+that all runs share, a line for each data set that wants some.
+
+Each cell runs the real commands (`tcc-fast train`, `tcc-fast eval`) and appends one line to
+`runs/study/NAME/results.jsonl`; a cell that is there already is not run again, one that failed is. Tables go to the
+screen and to `table.md` beside it. On a machine with GPUs, jobs are dealt out to them in turn.
 """
 
 from __future__ import annotations
@@ -29,12 +33,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import factors as factorial
+import numpy as np
 import torch
 import yaml
 from scipy.stats import spearmanr, t
 
 from tcc_fast.config import load_config
 
+BEST = 5
+"""Runs of a factorial study that are shown one by one, of each data set."""
 TCC_FAST = [sys.executable, "-m", "tcc_fast"]
 Line = dict[str, Any]
 
@@ -55,17 +63,27 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be compared."""
+    """What is to be compared: each variant with each seed; or runs of a factorial design, numbers for seeds."""
 
     name: str
     data: list[Path]
     seeds: list[int]
     variants: dict[str, tuple[str, ...]]
+    base: dict[str, tuple[str, ...]]
+    """By the data set's name, settings of all its runs."""
+    factors: factorial.Factors
 
     def cells(self) -> list[Cell]:
         """Seed by seed, so that an unfinished study has something of everything."""
-        combinations = itertools.product(self.seeds, self.data, self.variants.items())
-        return [Cell(data, label, overrides, seed) for seed, data, (label, overrides) in combinations]
+        if self.factors:
+            drawn = [(seed, variant) for seed, variant in enumerate(self.variants.items())]
+        else:
+            drawn = list(itertools.product(self.seeds, self.variants.items()))
+        return [
+            Cell(data, label, self.base.get(data.name, ()) + overrides, seed)
+            for seed, (label, overrides) in drawn
+            for data in self.data
+        ]
 
 
 def read_study(file: Path, data: list[Path] | None, seeds: list[int] | None) -> Study:
@@ -75,18 +93,28 @@ def read_study(file: Path, data: list[Path] | None, seeds: list[int] | None) -> 
         ValueError: a part is missing, or a variant's settings are not valid.
     """
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    missing = {"data", "seeds", "variants"} - set(content)
-    if missing:
+    needed = {"data", "factors", "runs"} if "factors" in content else {"data", "seeds", "variants"}
+    if missing := needed - set(content):
         raise ValueError(f"{file} has no {', '.join(sorted(missing))}: see tools/studies/readme.yaml")
-    variants = {label: tuple((overrides or "").split()) for label, overrides in content["variants"].items()}
-    for overrides in variants.values():
+    base, factors = _settings(content.get("base")), {}
+    if "factors" in content:
+        factors = {name: _settings(levels) for name, levels in content["factors"].items()}
+        runs = factorial.plan(factors, content["runs"])
+        variants = {f"{i}: {', '.join(labels)}": overrides for i, (labels, overrides) in enumerate(runs)}
+    else:
+        variants = _settings(content["variants"])
+        if len(set(variants.values())) < len(variants):
+            raise ValueError(f"{file}: two variants have the same settings")
+    for overrides in (*variants.values(), *base.values()):
         load_config("digits", list(overrides))  # a slip is found now, not hours later
-    if len(set(variants.values())) < len(variants):
-        raise ValueError(f"{file}: two variants have the same settings")
     folders = data or [Path(name) for name in content["data"]]
     if len({folder.name for folder in folders}) < len(folders):
         raise ValueError("two data sets have folders of the same name, by which results are told apart")
-    return Study(file.stem, folders, seeds or content["seeds"], variants)
+    return Study(file.stem, folders, seeds or content.get("seeds", []), variants, base, factors)
+
+
+def _settings(named: dict[str, str | None] | None) -> dict[str, tuple[str, ...]]:
+    return {str(label): tuple((overrides or "").split()) for label, overrides in (named or {}).items()}
 
 
 def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
@@ -190,6 +218,31 @@ def correlations(lines: list[Line]) -> str:
     return "\n".join(text) + "\n"
 
 
+def tabulate(study: Study, lines: list[Line]) -> str:
+    """The tables of all results that belong to a study's cells."""
+    place = {cell.key(): (i, cell.variant) for i, cell in enumerate(study.cells())}
+    keys = [(line["data"], line["overrides"], line["seed"]) for line in lines]
+    known = [(place[key], line) for key, line in zip(keys, lines, strict=True) if key in place]
+    found = [line | {"variant": variant} for (_, variant), line in sorted(known, key=lambda item: item[0][0])]
+    if not study.factors:
+        order = list(study.variants)
+        found.sort(key=lambda line: order.index(line["variant"]))
+        return f"{table(found)}\n{correlations(found)}"
+    levels = factorial.design([len(factor) for factor in study.factors.values()], len(study.variants))
+    number = {label: i for i, label in enumerate(study.variants)}
+    scores = {}
+    for data in dict.fromkeys(line["data"] for line in found):
+        runs = [line for line in found if line["data"] == data]
+        rows = levels[[number[line["variant"]] for line in runs]]
+        scores[data] = rows, np.array([100 * line["acc"] for line in runs])
+    best = [
+        line
+        for data in scores
+        for line in sorted((run for run in found if run["data"] == data), key=lambda line: -line["acc"])[:BEST]
+    ]
+    return f"{factorial.table(study.factors, scores)}\nThe best runs:\n\n{table(best)}\n{correlations(found)}"
+
+
 def machine() -> str:
     """What it was run on, in a line."""
     where = platform.processor() or platform.machine()
@@ -248,11 +301,7 @@ def main() -> None:
     cells = [cell for cell in study.cells() if cell.key() not in done and (arguments.only or "") in cell.variant]
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.jobs)
     failed = 0 if arguments.tabulate else run_all(cells, folder, results, arguments.jobs, threads)
-    labels = {" ".join(overrides): label for label, overrides in study.variants.items()}  # as they are called today
-    order = list(labels)
-    found = [line | {"variant": labels[line["overrides"]]} for line in lines() if line["overrides"] in labels]
-    found.sort(key=lambda line: order.index(line["overrides"]))
-    text = f"{machine()}\n\n{table(found)}\n{correlations(found)}"
+    text = f"{machine()}\n\n{tabulate(study, lines())}"
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text)
     sys.exit(f"{failed} cells failed; the same command runs them again" if failed else 0)
