@@ -72,6 +72,16 @@ def test_the_literal_variant_of_the_readme_has_no_addition(study: ModuleType) ->
     assert (literal.start.method, literal.model.feature_batch_norm, literal.momentum.warmup) == ("none", False, False)
 
 
+def test_the_tables_say_what_makes_a_cell(study: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "data: [data/digits]\nseeds: [0]\nbase: {digits: train.epochs=7}\nvariants: {recipe: , none: loss.alpha=0}\n"
+    )
+    text = study.tabulate(study.read_study(file, None, None), [])
+    for expected in ("- all of digits: `train.epochs=7`", "- recipe: `none`", "- none: `loss.alpha=0`"):
+        assert expected in text
+
+
 def test_a_slip_in_a_study_is_found_before_anything_runs(study: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("data: [data/digits]\nseeds: [0]\nvariants: {wide: model.feature_dims=256}\n")

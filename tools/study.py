@@ -227,7 +227,7 @@ def tabulate(study: Study, lines: list[Line]) -> str:
     if not study.factors:
         order = list(study.variants)
         found.sort(key=lambda line: order.index(line["variant"]))
-        return f"{table(found)}\n{correlations(found)}"
+        return f"{table(found)}\n{correlations(found)}\n{commands(study)}"
     levels = factorial.design([len(factor) for factor in study.factors.values()], len(study.variants))
     number = {label: i for i, label in enumerate(study.variants)}
     scores = {}
@@ -241,6 +241,17 @@ def tabulate(study: Study, lines: list[Line]) -> str:
         for line in sorted((run for run in found if run["data"] == data), key=lambda line: -line["acc"])[:BEST]
     ]
     return f"{factorial.table(study.factors, scores)}\nThe best runs:\n\n{table(best)}\n{correlations(found)}"
+
+
+def commands(study: Study) -> str:
+    """What makes a cell, as Markdown: its own command stands in the results."""
+    text = [
+        "A run is `tcc-fast train --data DATA seed=SEED`, then `tcc-fast eval --agreement`, with these settings:",
+        "",
+    ]
+    text += [f"- all of {data}: `{' '.join(settings)}`" for data, settings in study.base.items()]
+    text += [f"- {label}: `{' '.join(settings) or 'none'}`" for label, settings in study.variants.items()]
+    return "\n".join(text) + "\n"
 
 
 def machine() -> str:
