@@ -1,4 +1,4 @@
-"""The command line: ``tcc-fast convert``, ``train``, ``eval``, ``bench``."""
+"""The command line: ``tcc-fast convert``, ``train``, ``eval``, ``assign``, ``bench``."""
 
 from __future__ import annotations
 
@@ -174,6 +174,32 @@ def evaluate_command(
     if json_file is not None:
         content = results[0].to_json() if len(results) == 1 else summarise(results)
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command(name="assign")
+def assign_command(
+    ckpt: Annotated[str, typer.Option(help="A run, a checkpoint folder, or `latest`.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write: index, source, cluster, confidence.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Data set folder, also of other pictures; default: the one trained on.")
+    ] = None,
+    sheets: Annotated[
+        Path | None, typer.Option(help="Also write a picture of each cluster's pictures, surest first, to this folder.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Also write features and assignments to this safetensors file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
+) -> None:
+    """Say of every picture which cluster it is in."""
+    from tcc_fast.clusters import assign
+    from tcc_fast.distributed import leave, processes
+
+    _check_folders(out, sheets, features)
+    sizes = assign(ckpt, out, data, sheets, features, split)
+    if processes().is_main_process:
+        typer.echo(f"{out}: {sum(sizes):,} pictures in {sum(size > 0 for size in sizes)} clusters")
+    leave()
 
 
 @bench_app.command("pipelines")

@@ -16,17 +16,15 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tcc_fast.checkpoint import find_checkpoint, load_model, read_state
 from tcc_fast.config import Config
-from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.distributed import decide, processes
-from tcc_fast.embed import embed
+from tcc_fast.datasets import Dataset
+from tcc_fast.distributed import decide
 from tcc_fast.label_free import label_free_scores, view_agreement
 from tcc_fast.metrics import Scores, majority_accuracy, score
 from tcc_fast.model import TCC
 from tcc_fast.pipelines import open_pipeline
 from tcc_fast.pipelines.pictures import common_geometry, decode
-from tcc_fast.session import resolve_precision
+from tcc_fast.trained import open_trained
 
 KMEANS_RESTARTS = 10
 PROBE_FOLDS = 5
@@ -117,28 +115,21 @@ def evaluate(
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one.
     """
-    processes()  # from here on, several of them know of each other
-    checkpoint = decide(lambda: find_checkpoint(ckpt))
-    state = decide(lambda: read_state(checkpoint))
-    config = state.config
-    dataset = open_dataset(data or Path(state.dataset["path"]))
-    indices = _split(dataset, split)
+    trained = open_trained(ckpt, data, split)
+    config, dataset, indices = trained.state.config, trained.dataset, trained.indices
     unknown = set(baselines) - set(BASELINES)
     if unknown:
         raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
-    same_data = state.dataset["fingerprint"] == dataset.fingerprint
-    if agreement and (split != "all" or not same_data):
+    if agreement and (split != "all" or not trained.same_data):
         raise ValueError("--agreement is of all pictures of the data set trained on: leave out --split and --data")
-    device = processes().device
-    model = load_model(checkpoint, config).to(device).to(memory_format=torch.channels_last)
     image_size = config.data.image_size
-    bf16 = resolve_precision(config.train.precision, device) == "bf16"
-    moments = state.dataset["mean"], state.dataset["std"]
-    features, assignment = embed(model, dataset, indices, image_size, device, batch_size, bf16, moments)
+    features, assignment = trained.embed(batch_size)
     predictions = assignment.argmax(dim=1).numpy()
     label_free = label_free_scores(features, assignment)
     if agreement:
-        label_free["agreement"] = decide(lambda: _agreement(model, dataset, config, device, bf16))
+        label_free["agreement"] = decide(
+            lambda: _agreement(trained.model, dataset, config, trained.device, trained.bf16)
+        )
     num_clusters = assignment.shape[1]
     all_labels = dataset.labels()
     if linear_probe and all_labels is None:
@@ -154,9 +145,9 @@ def evaluate(
 
     names = dataset.manifest.class_names
     return Evaluation(
-        checkpoint=checkpoint,
+        checkpoint=trained.checkpoint,
         seed=config.seed,
-        step=state.step,
+        step=trained.state.step,
         dataset=dataset.manifest.name,
         split=split,
         n=len(indices),
@@ -166,7 +157,7 @@ def evaluate(
         cluster_sizes=np.bincount(predictions, minlength=num_clusters).tolist(),
         scores=None if labels is None else score(labels, predictions),
         acc_majority=None if labels is None else majority_accuracy(labels, predictions),
-        same_data=same_data,
+        same_data=trained.same_data,
         baselines={name: kmeans(name) for name in baselines},
         linear_probe=_linear_probe(features.numpy(), labels) if linear_probe and labels is not None else None,
         label_free=label_free,
@@ -183,13 +174,6 @@ def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.devic
         return view_agreement(model, pipeline, bf16)
     finally:
         pipeline.close()
-
-
-def _split(dataset: Dataset, name: str) -> range:
-    splits = dataset.manifest.splits
-    if name not in splits:
-        raise ValueError(f"{dataset.path} has no split {name!r}: it has {', '.join(splits)}")
-    return range(*splits[name])
 
 
 def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:

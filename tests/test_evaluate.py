@@ -52,7 +52,7 @@ def test_dead_clusters_are_counted_and_harm_nothing(run: Path, monkeypatch: pyte
         pi[:, 3:] = 0
         return features, pi
 
-    monkeypatch.setattr("tcc_fast.evaluate.embed", only_three)
+    monkeypatch.setattr("tcc_fast.trained.embed", only_three)
     result = evaluate(run)
     assert result.clusters_used == 3
     assert result.cluster_sizes[3:] == [0] * 10

@@ -1,0 +1,64 @@
+"""A trained model beside the pictures that it shall see: what `eval` and `assign` begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tcc_fast.checkpoint import RunState, find_checkpoint, load_model, read_state
+from tcc_fast.datasets import Dataset, open_dataset
+from tcc_fast.distributed import decide, processes
+from tcc_fast.embed import embed
+from tcc_fast.model import TCC
+from tcc_fast.session import resolve_precision
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's model, and pictures."""
+
+    checkpoint: Path
+    state: RunState
+    model: TCC
+    dataset: Dataset
+    indices: range
+    """Of the pictures."""
+    device: torch.device
+    bf16: bool
+
+    @property
+    def same_data(self) -> bool:
+        """Whether this is the packed data set that the model was trained on."""
+        return bool(self.state.dataset["fingerprint"] == self.dataset.fingerprint)
+
+    def embed(self, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+        """f (n, d) and π (n, K) of the whole pictures, float32 on the CPU; a matter of all ranks."""
+        moments = self.state.dataset["mean"], self.state.dataset["std"]
+        size = self.state.config.data.image_size
+        return embed(self.model, self.dataset, self.indices, size, self.device, batch_size, self.bf16, moments)
+
+
+def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:
+    """Load a model for inference; a matter of all ranks.
+
+    Args:
+        ckpt: a run, a checkpoint folder, or `latest`.
+        data: the data set folder; None: the one the run was trained on.
+        split: one of the manifest's splits.
+
+    Raises:
+        ValueError: no such checkpoint, data set or split, or a damaged one.
+    """
+    device = processes().device  # from here on, several of them know of each other
+    checkpoint = decide(lambda: find_checkpoint(ckpt))
+    state = decide(lambda: read_state(checkpoint))
+    dataset = open_dataset(data or Path(state.dataset["path"]))
+    splits = dataset.manifest.splits
+    if split not in splits:
+        raise ValueError(f"{dataset.path} has no split {split!r}: it has {', '.join(splits)}")
+    model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
+    bf16 = resolve_precision(state.config.train.precision, device) == "bf16"
+    return Trained(checkpoint, state, model, dataset, range(*splits[split]), device, bf16)
