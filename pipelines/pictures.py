@@ -81,14 +81,16 @@ def whole_views(
     batch_size: int,
     device: torch.device,
     moments: Moments | None = None,
+    damage: Damage | None = None,
 ) -> Iterator[Tensor]:
     """Un-augmented views of the pictures, in order: batches of (at most ``batch_size``, 3, S, S).
 
-    They are normalised by ``moments``; None: by the data set's own. Undecodable pictures are black, and reported.
+    They are normalised by ``moments``; None: by the data set's own. Undecodable pictures are black, and noted in
+    ``damage`` (None: in one of their own).
     """
     mean, std = channel_moments(dataset, device, moments)
     geometry = common_geometry(dataset, image_size)
-    damage = Damage(dataset)
+    damage = damage or Damage(dataset)
     for start in range(0, len(indices), batch_size):
         pictures = decode(dataset, indices[start : start + batch_size], geometry, device, damage)
         yield whole_view(pictures.permute(0, 3, 1, 2), image_size, mean, std)

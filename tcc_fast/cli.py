@@ -192,11 +192,13 @@ def assign_command(
     split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
 ) -> None:
     """Say of every picture which cluster it is in."""
-    from tcc_fast.clusters import assign
+    from tcc_fast.clusters import write_clusters
     from tcc_fast.distributed import leave, processes
 
-    _check_folders(out, sheets, features)
-    sizes = assign(ckpt, out, data, sheets, features, split)
+    _check_folders(out, features)
+    if sheets is not None and sheets.exists() and not sheets.is_dir():
+        raise ValueError(f"--sheets {sheets}: it is a file, but must be a folder")
+    sizes = write_clusters(ckpt, out, data, sheets, features, split)
     if processes().is_main_process:
         typer.echo(f"{out}: {sum(sizes):,} pictures in {sum(size > 0 for size in sizes)} clusters")
     leave()
@@ -301,3 +303,5 @@ def _check_folders(*files: Path | None) -> None:
     for file in files:
         if file is not None and not file.absolute().parent.is_dir():
             raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")
+        if file is not None and file.is_dir():
+            raise ValueError(f"{file}: is a folder; name a file to write")

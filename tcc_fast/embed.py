@@ -10,6 +10,7 @@ from torch import Tensor
 from tcc_fast.datasets import Dataset
 from tcc_fast.distributed import gather, rank, world_size
 from tcc_fast.model import TCC
+from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.pictures import Moments, whole_views
 
 
@@ -23,6 +24,7 @@ def embed(
     batch_size: int = 512,
     bf16: bool = False,
     moments: Moments | None = None,
+    damage: Damage | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Encode pictures with the model in evaluation mode; its mode afterwards is what it was.
 
@@ -37,6 +39,7 @@ def embed(
         batch_size: pictures at a time.
         bf16: run the encoder in bf16; views and assignments are always made in full precision.
         moments: mean and std that the model was trained with; None: the data set's own.
+        damage: gets those of this rank's pictures that cannot be decoded.
 
     Raises:
         ValueError: there are fewer pictures than ranks.
@@ -50,7 +53,7 @@ def embed(
     own = indices[rank() :: world_size()]
     if len(indices) < world_size():
         raise ValueError(f"{len(indices)} pictures cannot be shared by {world_size()} processes: launch fewer")
-    for views in whole_views(dataset, own, image_size, batch_size, device, moments):
+    for views in whole_views(dataset, own, image_size, batch_size, device, moments, damage):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             f = model.features(views)
         features.append(f.float().cpu())

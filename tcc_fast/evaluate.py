@@ -115,11 +115,11 @@ def evaluate(
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one.
     """
-    trained = open_trained(ckpt, data, split)
-    config, dataset, indices = trained.state.config, trained.dataset, trained.indices
     unknown = set(baselines) - set(BASELINES)
     if unknown:
         raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
+    trained = open_trained(ckpt, data, split)
+    config, dataset, indices = trained.state.config, trained.dataset, trained.indices
     if agreement and (split != "all" or not trained.same_data):
         raise ValueError("--agreement is of all pictures of the data set trained on: leave out --split and --data")
     image_size = config.data.image_size

@@ -13,6 +13,7 @@ from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, processes
 from tcc_fast.embed import embed
 from tcc_fast.model import TCC
+from tcc_fast.pipelines.damage import Damage
 from tcc_fast.session import resolve_precision
 
 
@@ -34,11 +35,15 @@ class Trained:
         """Whether this is the packed data set that the model was trained on."""
         return bool(self.state.dataset["fingerprint"] == self.dataset.fingerprint)
 
-    def embed(self, batch_size: int = 512) -> tuple[Tensor, Tensor]:
-        """f (n, d) and π (n, K) of the whole pictures, float32 on the CPU; a matter of all ranks."""
+    def embed(self, batch_size: int = 512, damage: Damage | None = None) -> tuple[Tensor, Tensor]:
+        """f (n, d) and π (n, K) of the whole pictures, float32 on the CPU; a matter of all ranks.
+
+        ``damage`` gets those of this rank's pictures that cannot be decoded.
+        """
         moments = self.state.dataset["mean"], self.state.dataset["std"]
         size = self.state.config.data.image_size
-        return embed(self.model, self.dataset, self.indices, size, self.device, batch_size, self.bf16, moments)
+        where = self.model, self.dataset, self.indices, size, self.device
+        return embed(*where, batch_size, self.bf16, moments, damage)
 
 
 def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tcc_fast.checkpoint import find_checkpoint, read_state
+from tcc_fast.clusters import write_clusters
 from tcc_fast.config import Config, load_config
 from tcc_fast.evaluate import evaluate
 from tcc_fast.train import train
@@ -187,6 +188,19 @@ def test_two_processes_evaluate_as_one(pair: tuple[Path, str], tmp_path: Path) -
     one = evaluate(str(run), baselines=()).to_json()
     assert many["n"] == 1797
     assert many["acc"] == pytest.approx(one["acc"], abs=0.002)  # a picture on a border may fall to either side
+
+
+def test_two_processes_assign_as_one(pair: tuple[Path, str], tmp_path: Path) -> None:
+    run, table = pair[0], tmp_path / "many.csv"
+    done = launch(2, "-m", "tcc_fast", "assign", "--ckpt", str(run), "--out", str(table))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1,797 pictures") == 1
+    write_clusters(run, tmp_path / "one.csv")
+    many, one = (
+        [line.split(",")[:3] for line in file.read_text().splitlines()] for file in (table, tmp_path / "one.csv")
+    )
+    assert [row[:2] for row in many] == [row[:2] for row in one]
+    assert sum(a != b for a, b in zip(many, one, strict=True)) <= 4  # a picture on a border may fall to either side
 
 
 def test_sigterm_stops_two_processes_together_and_they_go_on_as_if_nothing_had_happened(
