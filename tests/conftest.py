@@ -44,6 +44,11 @@ def tiny() -> Config:
     return load_config("digits", TINY)
 
 
+def load_study() -> dict[str, ModuleType]:
+    """The study runner and the tools that it imports."""
+    return {name: load_tool(name) for name in ("factors", "study_plan", "study_tables", "study")}
+
+
 def load_tool(name: str) -> ModuleType:
     """Import ``tools/NAME.py``, which is no package."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")

@@ -11,15 +11,24 @@ import numpy as np
 import pytest
 
 from tcc_fast.config import load_config
-from tests.conftest import TINY, load_tool
+from tests.conftest import TINY, load_study, load_tool
 
 STUDIES = Path(__file__).parents[1] / "tools" / "studies"
 
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    load_tool("factors")
-    return load_tool("study")
+    return load_study()["study"]
+
+
+@pytest.fixture(scope="module")
+def tables(study: ModuleType) -> ModuleType:
+    return sys.modules["study_tables"]
+
+
+@pytest.fixture(scope="module")
+def plans(study: ModuleType) -> ModuleType:
+    return sys.modules["study_plan"]
 
 
 def line(data: str, variant: str, seed: int, acc: float, **label_free: float) -> dict[str, object]:
@@ -28,68 +37,68 @@ def line(data: str, variant: str, seed: int, acc: float, **label_free: float) ->
     return result | ({"label_free": label_free} if label_free else {})
 
 
-def test_the_table_gives_mean_deviation_and_every_seed(study: ModuleType) -> None:
+def test_the_table_gives_mean_deviation_and_every_seed(tables: ModuleType) -> None:
     lines = [line("digits", "recipe", 1, 0.96), line("digits", "recipe", 0, 0.9), line("other", "recipe", 0, 1.0)]
-    rows = study.table(lines).splitlines()
+    rows = tables.table(lines).splitlines()
     assert rows[2] == "| digits | recipe | 93.0 ± 4.2 | 90.0 96.0 |  | 50.0 ± 0.0 | 60 |"
     assert rows[3].startswith("| other | recipe | 100.0 | 100.0 |")
 
 
-def test_variants_are_compared_with_the_first_over_the_seeds_that_both_have(study: ModuleType) -> None:
+def test_variants_are_compared_with_the_first_over_the_seeds_that_both_have(tables: ModuleType) -> None:
     """Differences of 1, 2 and 3: mean 2, and 4.303 standard errors of 1 / √3 to each side."""
     lines = [line("digits", "a", seed, 0.9) for seed in (0, 1, 2)]
     lines += [line("digits", "b", seed, 0.91 + 0.01 * seed) for seed in (2, 1, 0)] + [line("digits", "b", 7, 0.1)]
-    assert "| +2.0 [-0.5, +4.5] |" in study.table(lines).splitlines()[3]
-    assert study.interval([1.5]) == "+1.5"
-    assert study.interval([]) == ""
+    assert "| +2.0 [-0.5, +4.5] |" in tables.table(lines).splitlines()[3]
+    assert tables.interval([1.5]) == "+1.5"
+    assert tables.interval([]) == ""
 
 
-def test_label_free_quantities_are_ranked_against_acc(study: ModuleType) -> None:
+def test_label_free_quantities_are_ranked_against_acc(tables: ModuleType) -> None:
     rng = np.random.default_rng(0)
     acc = np.sort(rng.random(9))
     lines = [
         line("digits", "a", seed, value, silhouette=value**3, loss=-value, flat=1.0) for seed, value in enumerate(acc)
     ]
-    rows = study.correlations(lines).splitlines()
+    rows = tables.correlations(lines).splitlines()
     assert rows[0] == "| data | runs | silhouette | loss | flat |"
     assert rows[2] == "| digits | 9 | +1.00 | -1.00 |  |"
-    assert study.correlations([line("digits", "a", 0, 0.5)]) == ""
+    assert tables.correlations([line("digits", "a", 0, 0.5)]) == ""
 
 
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_variant_of_a_study_is_a_valid_config_of_its_own(study: ModuleType, file: Path) -> None:
-    found = study.read_study(file, None, None)
+def test_every_variant_of_a_study_is_a_valid_config_of_its_own(plans: ModuleType, file: Path) -> None:
+    found = plans.read_study(file, None, None)
     for data in found.data:
-        own = [cell for cell in found.cells() if cell.data == data]
-        configs = {load_config(data.name, [*cell.overrides, f"seed={cell.seed}"]).model_dump_json() for cell in own}
-        assert len(configs) == len(own)
+        own = [cell.overrides for cell in found.cells() if cell.data == data]
+        configs = {load_config(data.name, list(overrides)).model_dump_json() for overrides in own}
+        assert len(configs) == len(set(own))
 
 
-def test_the_literal_variant_of_the_readme_has_no_addition(study: ModuleType) -> None:
-    overrides = study.read_study(STUDIES / "readme.yaml", None, None).variants["literal equations, no additions"]
+def test_the_literal_variant_of_the_readme_has_no_addition(plans: ModuleType) -> None:
+    overrides = plans.read_study(STUDIES / "readme.yaml", None, None).variants["literal equations, no additions"]
     literal = load_config("digits", list(overrides))
     assert (literal.loss.kl_weight, literal.model.assignment_temperature) == (1, 1)
     assert (literal.start.method, literal.model.feature_batch_norm, literal.momentum.warmup) == ("none", False, False)
 
 
-def test_the_tables_say_what_makes_a_cell(study: ModuleType, tmp_path: Path) -> None:
+def test_the_tables_say_what_makes_a_cell(tables: ModuleType, plans: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(
         "data: [data/digits]\nseeds: [0]\nbase: {digits: train.epochs=7}\nvariants: {recipe: , none: loss.alpha=0}\n"
     )
-    text = study.tabulate(study.read_study(file, None, None), [])
+    text = tables.tabulate(plans.read_study(file, None, None), [])
     for expected in ("- all of digits: `train.epochs=7`", "- recipe: `none`", "- none: `loss.alpha=0`"):
         assert expected in text
 
 
-def test_a_slip_in_a_study_is_found_before_anything_runs(study: ModuleType, tmp_path: Path) -> None:
+def test_a_slip_in_a_study_is_found_before_anything_runs(plans: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("data: [data/digits]\nseeds: [0]\nvariants: {wide: model.feature_dims=256}\n")
     with pytest.raises(ValueError, match="model.feature_dims"):
-        study.read_study(file, None, None)
+        plans.read_study(file, None, None)
     file.write_text("data: [data/digits]\nseeds: [0]\n")
     with pytest.raises(ValueError, match="has no variants"):
-        study.read_study(file, None, None)
+        plans.read_study(file, None, None)
 
 
 def test_a_study_runs_what_is_missing_and_no_cell_twice(

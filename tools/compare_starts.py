@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,9 +23,11 @@ import torch.nn.functional as F
 from sklearn.cluster import AgglomerativeClustering, KMeans, kmeans_plusplus
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import kneighbors_graph
+from study_tables import spread
 from torch import Tensor
 
 from tcc_fast.config import load_config
+from tcc_fast.datasets import open_dataset
 from tcc_fast.embed import embed
 from tcc_fast.losses import balanced_assignment
 from tcc_fast.metrics import clustering_accuracy
@@ -89,8 +90,8 @@ def ward(features: Tensor, num_clusters: int, seed: int) -> Tensor:
 
 
 def means(features: Tensor, labels: np.ndarray) -> Tensor:
-    """(K, d) means of the clusters."""
-    return torch.stack([features[torch.from_numpy(labels == k)].mean(dim=0) for k in range(labels.max() + 1)])
+    """(at most K, d) means of the clusters that are not empty."""
+    return torch.stack([features[torch.from_numpy(labels == k)].mean(dim=0) for k in np.unique(labels)])
 
 
 METHODS: dict[str, Method] = {
@@ -133,13 +134,11 @@ def mean_over_views(session: Session) -> Tensor:
     return F.normalize(total, dim=1)
 
 
-def features_at_start(data: Path, seed: int) -> tuple[dict[str, Tensor], np.ndarray, int]:
-    """Features by the name of their kind, labels and K."""
+def features_at_start(data: Path, seed: int) -> tuple[dict[str, Tensor], int]:
+    """Features by the name of their kind, and K."""
     with tempfile.TemporaryDirectory() as run:
         session = open_session(load_config(data.name, [f"seed={seed}"]), data, Path(run))
         train_to_start(session)
-        labels = session.dataset.labels()
-        assert labels is not None, f"{data} has no labels to score with"
         size, device = session.config.data.image_size, session.accelerator.device
         bf16 = session.accelerator.mixed_precision == "bf16"
         everything = range(len(session.dataset))
@@ -149,7 +148,7 @@ def features_at_start(data: Path, seed: int) -> tuple[dict[str, Tensor], np.ndar
         }
         found[f"online, {2 * VIEW_EPOCHS} views"] = mean_over_views(session)
         session.pipeline.close()
-        return found, labels, len(session.model.prototypes)
+        return found, len(session.model.prototypes)
 
 
 def main() -> None:
@@ -162,8 +161,11 @@ def main() -> None:
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
     for data in options.data:
         by_kind = scores.setdefault(data.name, {})
+        labels = open_dataset(data).labels()
+        if labels is None:
+            parser.error(f"{data}: has no labels to score with")
         for seed in options.seeds:
-            kinds, labels, num_clusters = features_at_start(data, seed)
+            kinds, num_clusters = features_at_start(data, seed)
             for kind, features in kinds.items():
                 for name, method in METHODS.items():
                     started = time.perf_counter()
@@ -185,11 +187,7 @@ def table(scores: dict[str, dict[str, dict[str, list[float]]]]) -> str:
         f"|{' --- |' * (len(columns) + 1)}",
     ]
     for name in METHODS:
-        cells = []
-        for data, kind in columns:
-            found = scores[data][kind][name]
-            deviation = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-            cells.append(f"{statistics.mean(found):.1f}{deviation}")
+        cells = [spread(scores[data][kind][name]) for data, kind in columns]
         text.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
 

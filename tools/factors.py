@@ -1,9 +1,10 @@
 """Studies of many switches at once: which settings each run gets, and what each switch is worth. For tools/study.py.
 
 One run a switch says little where seeds differ by as much as settings do. Here every run draws a level of every switch,
-balanced and as uncorrelated as can be, and every run tells something of all switches: with 36 runs, each of three
-levels has 12, where one switch at a time would have spent them on three seeds of twelve cells. A linear model without
-interactions says what each level adds.
+balanced and nearly uncorrelated, and every run tells something of all switches: with 36 runs, each of three levels has
+12, where one switch at a time would have spent them on three seeds of twelve cells. A linear model says what each level
+adds. It has no interactions: a level that ruins runs hides what others do for them, and what a switch is worth beside
+one certain setting of the others is a question for a study of variants.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t
 
-DRAWS = 3_000
-"""Random balanced designs among which the one that estimates best is taken."""
-
 Factors = Mapping[str, Mapping[str, tuple[str, ...]]]
 """By name, the levels; by their labels, the settings that each changes. The first is what others are compared with."""
+
+LEGEND = """ACC beside the first level, averaged over all other switches, with its 95 % interval; bold where 0 is also
+outside of the interval for all effects of a column together (Bonferroni). Main effects only."""
 
 
 class Effect(NamedTuple):
@@ -27,13 +28,16 @@ class Effect(NamedTuple):
     difference: float
     half: float
     """Half of the 95 % confidence interval."""
+    sure: bool
+    """Whether 0 is also outside of the interval that is wide enough for all effects of the table together
+    (Bonferroni)."""
 
 
 def design(sizes: Sequence[int], runs: int) -> np.ndarray:
     """Level of every factor in every run, (runs, factors), always the same for the same question.
 
-    Each level comes up equally often, as far as numbers allow; among `DRAWS` random such designs, the one with the
-    largest determinant of the information matrix (D-optimality) is taken.
+    Each level comes up equally often, as far as numbers allow. From a random such design, two entries of a column are
+    swapped as long as that makes the determinant of the information matrix larger (D-optimality).
 
     Raises:
         ValueError: too few runs to tell the factors apart.
@@ -42,67 +46,94 @@ def design(sizes: Sequence[int], runs: int) -> np.ndarray:
     if runs <= needed:
         raise ValueError(f"{needed} numbers are asked of {runs} runs: take more runs, or fewer factors or levels")
     rng = np.random.default_rng(0)
-    balanced = [np.arange(runs) % size for size in sizes]
-    plans = [np.stack([rng.permutation(column) for column in balanced], axis=1) for _ in range(DRAWS)]
-    codes = [_coded(plan, sizes) for plan in plans]
-    return plans[int(np.argmax([np.linalg.slogdet(code.T @ code)[1] for code in codes]))]
+    levels = np.stack([rng.permutation(np.arange(runs) % size) for size in sizes], axis=1)
+    best = _information(levels, sizes)
+    improved = True
+    while improved:
+        improved = False
+        for column in levels.T:
+            for i in range(runs):
+                for j in range(i):
+                    if column[i] == column[j]:
+                        continue
+                    column[[i, j]] = column[[j, i]]
+                    if (found := _information(levels, sizes)) > best + 1e-9:
+                        best, improved = found, True
+                    else:
+                        column[[i, j]] = column[[j, i]]
+    return levels
 
 
-def plan(factors: Factors, runs: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """For every run, the labels of its levels and the settings that they change. Errors as of :func:`design`."""
-    levels = [list(factor.items()) for factor in factors.values()]
-    chosen = [[levels[f][level] for f, level in enumerate(row)] for row in design([len(each) for each in levels], runs)]
-    return [(tuple(label for label, _ in run), sum((settings for _, settings in run), ())) for run in chosen]
+def plan(factors: Factors, runs: int) -> list[tuple[str, ...]]:
+    """For every run, the labels of its levels. Errors as of :func:`design`."""
+    labels = [list(levels) for levels in factors.values()]
+    return [
+        tuple(names[level] for names, level in zip(labels, row, strict=True))
+        for row in design([len(names) for names in labels], runs)
+    ]
 
 
-def effects(levels: np.ndarray, sizes: Sequence[int], scores: np.ndarray) -> list[list[Effect]]:
-    """Least squares of scores (n,) on the levels (n, factors): for every factor, its levels beside the first.
+def effects(levels: np.ndarray, sizes: Sequence[int], scores: np.ndarray) -> dict[tuple[int, int], Effect]:
+    """Least squares of scores (n,) on the levels (n, factors): by factor and level, what it adds to the factor's first.
 
-    Empty where n runs cannot tell the factors apart.
+    A level without a run has no effect; none has where n runs cannot tell the factors apart.
     """
-    code = _coded(levels, sizes)
+    every = [(f, level) for f, size in enumerate(sizes) for level in range(1, size)]
+    seen = [(f, level) for f, level in every if (levels[:, f] == level).any()]
+    code = _coded(levels, seen)
     runs, columns = code.shape
     if runs <= columns or np.linalg.matrix_rank(code) < columns:
-        return []
+        return {}
     found, squares, *_ = np.linalg.lstsq(code, scores, rcond=None)
-    variance = float(squares[0]) / (runs - columns) * np.diag(np.linalg.inv(code.T @ code))
-    halves = t.ppf(0.975, runs - columns) * np.sqrt(variance)
-    result, column = [], 1
-    for size in sizes:
-        result.append([Effect(found[column + i], halves[column + i]) for i in range(size - 1)])
-        column += size - 1
-    return result
+    errors = np.sqrt(float(squares[0]) / (runs - columns) * np.diag(np.linalg.inv(code.T @ code)))
+    one, together = t.ppf([0.975, 1 - 0.025 / max(1, len(seen))], runs - columns)
+    return {
+        key: Effect(value, one * error, bool(abs(value) > together * error))
+        for key, value, error in zip(seen, found[1:], errors[1:], strict=True)
+    }
 
 
-def table(factors: Factors, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def table(factors: Factors, found: Mapping[str, tuple[list[tuple[str, ...]], list[float]]], runs: int) -> str:
     """A Markdown table: a row for each level, a column for each data set.
 
     Args:
         factors: as given to :func:`plan`.
-        found: by data set, the levels (n, factors) and ACC in percent (n,) of its runs.
+        found: by data set, the labels of the levels of its runs and their ACC in percent.
+        runs: how many there will be.
     """
-    sizes = [len(levels) for levels in factors.values()]
-    by_data = {data: effects(levels, sizes, acc) for data, (levels, acc) in found.items()}
-    heads = [f"{data} ({len(acc)} runs, mean {acc.mean():.1f})" for data, (_, acc) in found.items()]
+    labels = [list(levels) for levels in factors.values()]
+    by_data, heads = [], []
+    for data, (drawn, acc) in found.items():
+        levels = np.array([[names.index(label) for names, label in zip(labels, run, strict=True)] for run in drawn])
+        by_data.append(effects(levels, [len(names) for names in labels], np.array(acc)))
+        heads.append(f"{data} ({len(acc)} of {runs} runs, mean {np.mean(acc):.1f})")
     text = [f"| switch | level | {' | '.join(heads)} |", f"|{' --- |' * (2 + len(heads))}"]
-    for f, (name, levels) in enumerate(factors.items()):
-        for i, label in enumerate(levels):
-            cells = [_cell(every[f], i) if every else "too few runs" for every in by_data.values()]
-            text.append(f"| {'' if i else name} | {label} | {' | '.join(cells)} |")
+    for f, name in enumerate(factors):
+        for level, label in enumerate(labels[f]):
+            cells = ["0" if level == 0 else _cell(every.get((f, level))) for every in by_data]
+            text.append(f"| {'' if level else name} | {label} | {' | '.join(cells)} |")
+    text += [
+        "",
+        "ACC beside the first level, all other switches averaged over, with its 95 % interval; bold where 0 is",
+    ]
+    text += ["also outside of the interval for all effects of a column together (Bonferroni). Main effects only."]
     return "\n".join(text) + "\n"
 
 
-def _cell(effects: Sequence[Effect], level: int) -> str:
-    if level == 0:
-        return "0"
-    effect = effects[level - 1]
+def _cell(effect: Effect | None) -> str:
+    if effect is None:
+        return "too few runs"
     low, high = effect.difference - effect.half, effect.difference + effect.half
     text = f"{effect.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    return f"**{text}**" if effect.sure else text
 
 
-def _coded(levels: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """A column of ones, then one for every level of a factor but its first."""
-    columns = [np.ones(len(levels))]
-    columns += [levels[:, f] == level for f, size in enumerate(sizes) for level in range(1, size)]
-    return np.stack(columns, axis=1).astype(float)
+def _coded(levels: np.ndarray, columns: Sequence[tuple[int, int]]) -> np.ndarray:
+    """A column of ones, then one for each (factor, level)."""
+    ones = [np.ones(len(levels))]
+    return np.stack(ones + [levels[:, f] == level for f, level in columns], axis=1).astype(float)
+
+
+def _information(levels: np.ndarray, sizes: Sequence[int]) -> float:
+    code = _coded(levels, [(f, level) for f, size in enumerate(sizes) for level in range(1, size)])
+    return float(np.linalg.slogdet(code.T @ code)[1])
