@@ -92,6 +92,21 @@ def test_a_level_that_never_finished_leaves_the_others_their_effects(factors: Mo
     assert found[1, 1].difference == pytest.approx(3)
 
 
+def test_data_sets_together_may_differ_by_a_constant_and_no_more(factors: ModuleType) -> None:
+    """Twice the runs of one effect: as if each data set's scores were taken from its own mean; alone, half as sure."""
+    runs = factors.plan(SWITCHES, 12)
+    noise = np.random.default_rng(1).normal(0, 1, (2, 12))
+    acc = [[40 * data + 50 + 3 * (run[0] == "large") + noise[data, i] for i, run in enumerate(runs)] for data in (0, 1)]
+    levels = np.array([[0 if size == "small" else 1, 0 if order == "up" else 1] for size, order in runs])
+    both = factors.effects(np.tile(levels, (2, 1)), [2, 2], np.concatenate(acc), np.repeat([0, 1], 12))[0, 1]
+    alone = [factors.effects(levels, [2, 2], np.array(each))[0, 1] for each in acc]
+    assert both.difference == pytest.approx(np.mean([effect.difference for effect in alone]))
+    assert both.half < 0.85 * np.mean([effect.half for effect in alone])
+    rows = factors.table(SWITCHES, {"a": (runs, acc[0]), "b": (runs, acc[1])}, 12).splitlines()
+    assert rows[0].endswith("| all together |")
+    assert f"| **{both.difference:+.1f} [" in rows[3]
+
+
 def test_the_table_marks_what_differs(factors: ModuleType) -> None:
     runs = factors.plan(SWITCHES, 12)
     noise = np.random.default_rng(0).normal(0, 0.5, 12)

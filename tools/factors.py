@@ -73,14 +73,19 @@ def plan(factors: Factors, runs: int) -> list[tuple[str, ...]]:
     ]
 
 
-def effects(levels: np.ndarray, sizes: Sequence[int], scores: np.ndarray) -> dict[tuple[int, int], Effect]:
+def effects(
+    levels: np.ndarray, sizes: Sequence[int], scores: np.ndarray, group: np.ndarray | None = None
+) -> dict[tuple[int, int], Effect]:
     """Least squares of scores (n,) on the levels (n, factors): by factor and level, what it adds to the factor's first.
 
-    A level without a run has no effect; none has where n runs cannot tell the factors apart.
+    Runs of different groups, (n,) from 0, may differ by a constant: data sets are not equally hard. A level without a
+    run has no effect; none has where n runs cannot tell the factors apart.
     """
+    group = np.zeros(len(scores), dtype=int) if group is None else group
     every = [(f, level) for f, size in enumerate(sizes) for level in range(1, size)]
     seen = [(f, level) for f, level in every if (levels[:, f] == level).any()]
-    code = _coded(levels, seen)
+    means = [group == each for each in np.unique(group)]
+    code = np.column_stack([*means, _coded(levels, seen)[:, 1:]]).astype(float)
     runs, columns = code.shape
     if runs <= columns or np.linalg.matrix_rank(code) < columns:
         return {}
@@ -89,12 +94,12 @@ def effects(levels: np.ndarray, sizes: Sequence[int], scores: np.ndarray) -> dic
     one, together = t.ppf([0.975, 1 - 0.025 / max(1, len(seen))], runs - columns)
     return {
         key: Effect(value, one * error, bool(abs(value) > together * error))
-        for key, value, error in zip(seen, found[1:], errors[1:], strict=True)
+        for key, value, error in zip(seen, found[len(means) :], errors[len(means) :], strict=True)
     }
 
 
 def table(factors: Factors, found: Mapping[str, tuple[list[tuple[str, ...]], list[float]]], runs: int) -> str:
-    """A Markdown table: a row for each level, a column for each data set.
+    """A Markdown table: a row for each level, a column for each data set and one for all together.
 
     Args:
         factors: as given to :func:`plan`.
@@ -102,11 +107,17 @@ def table(factors: Factors, found: Mapping[str, tuple[list[tuple[str, ...]], lis
         runs: how many there will be.
     """
     labels = [list(levels) for levels in factors.values()]
-    by_data, heads = [], []
+    sizes = [len(names) for names in labels]
+    by_data, heads, everything = [], [], []
     for data, (drawn, acc) in found.items():
         levels = np.array([[names.index(label) for names, label in zip(labels, run, strict=True)] for run in drawn])
-        by_data.append(effects(levels, [len(names) for names in labels], np.array(acc)))
+        by_data.append(effects(levels, sizes, np.array(acc)))
         heads.append(f"{data} ({len(acc)} of {runs} runs, mean {np.mean(acc):.1f})")
+        everything.append((levels, acc, [len(everything)] * len(acc)))
+    if len(found) > 1:
+        levels, acc, group = (np.concatenate(part) for part in zip(*everything, strict=True))
+        by_data.append(effects(levels, sizes, acc, group))
+        heads.append("all together")
     text = [f"| switch | level | {' | '.join(heads)} |", f"|{' --- |' * (2 + len(heads))}"]
     for f, name in enumerate(factors):
         for level, label in enumerate(labels[f]):
