@@ -113,10 +113,6 @@ class ModelConfig(Section):
     """Use μ divided by its L2 norm in (3). The equations do not say; origin: prototype, MiCE."""
     prototype_init: Literal["simplex", "orthogonal", "normal"] = "simplex"
     """Initial μ: maximally separated centres (prototype, MiCE), orthonormal rows, or normal draws."""
-    detach_draw: bool = False
-    """No gradient from (7) into π through c."""
-    assignment_temperature_from: Positive | None = None
-    """Falls geometrically from this over the first half of the steps with clusters."""
     condition_on_cluster: bool = True
     """e = f + NN(c) as in (7); false: e = f."""
     feature_batch_norm: bool = False
@@ -141,8 +137,6 @@ class LossConfig(Section):
     """A τ of its own for (5); empty: the same."""
     kl_weight: float = Field(1.0, ge=0)
     """Weight of KL(π || uniform) in (8). 1 is the literal equation; less is an addition."""
-    kl_weight_from: float | None = None
-    """Moves linearly from this to kl_weight over the first half of the steps with clusters."""
     gumbel: bool = True
     """Draw c by Gumbel-softmax; false: c = π."""
     gumbel_temperature: Positive = 0.3
@@ -184,7 +178,7 @@ class MomentumConfig(Section):
 class StartConfig(Section):
     """Addition: a start of the prototypes from features after an instance-only warm-up. One initialisation, once."""
 
-    method: Literal["none", "kmeans", "spectral", "points"] = "none"
+    method: Literal["none", "kmeans", "spectral"] = "none"
     """First train by plain instance contrast, then set μ to the means of clusters of un-augmented f: those of a
     k-means, or of normalised cuts of the graph of nearest neighbours (`spectral`)."""
     at: float = Field(0.4, gt=0, lt=1)
@@ -202,8 +196,6 @@ class OptimConfig(Section):
     """Origin: prototype."""
     lr: Positive = 1e-3
     """Peak learning rate, for the global batch. Origin: prototype."""
-    prototype_lr_scale: float = Field(1.0, ge=0)
-    """lr of μ over lr."""
     weight_decay: float = Field(0.0, ge=0)
     """Coupled (L2) for adam and sgd, decoupled for adamw."""
     sgd_momentum: float = Field(0.9, ge=0, lt=1)

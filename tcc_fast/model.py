@@ -61,7 +61,6 @@ class TCC(nn.Module):
             instance = features
             if condition and self.config.condition_on_cluster:
                 draw = log_pi.exp() if noise is None else gumbel_softmax(log_pi, noise, self.gumbel_temperature)
-                draw = draw.detach() if self.config.detach_draw else draw
                 instance = features + self.cluster_embedding(draw)  # NN(c) of (7)
             return Outputs(features, log_pi, F.normalize(instance, dim=1))
 
@@ -76,9 +75,7 @@ class TCC(nn.Module):
         """Equation (3): log π of features (B, d), as (B, K)."""
         normalize = self.config.normalize_prototypes
         prototypes = F.normalize(self.prototypes, dim=1) if normalize else self.prototypes
-        return log_assignment(
-            features, prototypes, getattr(self, "temperature_now", self.config.assignment_temperature)
-        )
+        return log_assignment(features, prototypes, self.config.assignment_temperature)
 
     @torch.no_grad()
     def set_prototypes(self, centres: Tensor) -> None:

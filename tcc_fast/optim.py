@@ -22,15 +22,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig, compiled: bool = Fals
         compiled: for a compiled step: one fused pass on any device, and the learning rate is a tensor there.
     """
     decayed: list[nn.Parameter] = []
-    prototypes: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         decays = parameter.ndim >= 2 and not name.endswith("prototypes")
-        (prototypes if name.endswith("prototypes") else decayed if decays else kept).append(parameter)
+        (decayed if decays else kept).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": kept, "weight_decay": 0.0},
-        {"params": prototypes, "weight_decay": 0.0, "scale": config.prototype_lr_scale},
     ]
     device = next(model.parameters()).device
     fused = compiled or device.type == "cuda"
@@ -72,4 +70,4 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(lr)
         else:
-            group["lr"] = lr * group.get("scale", 1.0)
+            group["lr"] = lr

@@ -181,7 +181,6 @@ def open_session(
     start_step = pipeline.batches_per_epoch * config.start_epoch
     kind = STEPS[compiling] if alone else TrainingStep
     training_step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
-    training_step.total_steps = pipeline.batches_per_epoch * config.train.epochs
     training = Training(model, twin, queues, optimizer)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 

@@ -88,9 +88,6 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
 
 def find_centres(features: Tensor, num_clusters: int, start: StartConfig, seed: int) -> Tensor:
     """Centres by the configured method: (n, d) float32 on the CPU to (K, d). Errors as of the methods."""
-    if start.method == "points":
-        chosen = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:num_clusters]
-        return features[chosen]
     if start.method == "spectral":
         return spectral_centres(features, num_clusters, start.restarts, seed, start.neighbours)
     return kmeans_centres(features, num_clusters, start.restarts, seed)

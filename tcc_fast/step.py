@@ -167,15 +167,6 @@ class TrainingStep:
 
     def contrast(self, batch: Batch, step: int) -> tuple[Losses, Keys]:
         """Losses of one batch, with the graph that leads back to θ, and the keys it gives the queues."""
-        first = self.start_step
-        progress = min(1.0, max(0.0, 2 * (step - first) / (self.total_steps - first)))
-        now, start = self.config.model.assignment_temperature, self.config.model.assignment_temperature_from
-        if start:
-            temperature = start * (now / start) ** progress
-            self.model.temperature_now = self.twin.temperature_now = temperature
-        self.kl_now = self.config.loss.kl_weight
-        if self.config.loss.kl_weight_from is not None:
-            self.kl_now += (self.config.loss.kl_weight_from - self.kl_now) * (1 - progress)
         noises = self.noises(batch.index, step)
         return self.contrast_views(batch.view_1, batch.view_2, noises, self.alpha_at(step), self.clusters_on(step))
 
@@ -233,7 +224,7 @@ class TrainingStep:
                 loss.temperature_cluster or loss.temperature,
                 self.queues.cluster.filled,
             )
-            l2 = instance_bound(log_likelihood, kl, self.kl_now)
+            l2 = instance_bound(log_likelihood, kl, loss.kl_weight)
             total = total_loss(l1, l2, alpha)
             if loss.swap_weight:
                 sharper = self.config.model.assignment_temperature / loss.swap_temperature
