@@ -112,7 +112,8 @@ def table(factors: Factors, found: Mapping[str, tuple[list[tuple[str, ...]], lis
     for data, (drawn, acc) in found.items():
         levels = np.array([[names.index(label) for names, label in zip(labels, run, strict=True)] for run in drawn])
         by_data.append(effects(levels, sizes, np.array(acc)))
-        heads.append(f"{data} ({len(acc)} of {runs} runs, mean {np.mean(acc):.1f})")
+        count = f"{len(acc)} of {runs}" if len(acc) < runs else f"{len(acc)}"
+        heads.append(f"{data} ({count} runs, mean {np.mean(acc):.1f})")
         everything.append((levels, acc, [len(everything)] * len(acc)))
     if len(found) > 1:
         levels, acc, group = (np.concatenate(part) for part in zip(*everything, strict=True))
