@@ -105,8 +105,8 @@ def test_a_rank_holds_its_part_of_q(together: tuple[int, Results], case: str) ->
 
 
 def test_the_number_of_processes_may_change_at_every_resume(digits: Path, tmp_path: Path) -> None:
-    """2, 1, 4, 2 processes, 3 steps each: at every change the negatives are bit by bit those that there were, and the
-    end is that of one process that did all twelve steps, up to single precision."""
+    """2, 1, 4, 2 processes, 3 steps each, the start of the prototypes among them: at every change the negatives are bit
+    by bit those that there were, and the end is that of one process that did all twelve steps."""
     changing, steady = tmp_path / "changing", tmp_path / "steady"
     changing.mkdir()
     steady.mkdir()
@@ -125,10 +125,10 @@ def test_the_number_of_processes_may_change_at_every_resume(digits: Path, tmp_pa
     for earlier, later in itertools.pairwise(records):
         assert torch.equal(earlier["after"], later["before"])
     whole = load_file(steady / "step-0.safetensors")
-    torch.testing.assert_close(records[-1]["after"], whole["after"], rtol=0, atol=2e-3)
+    torch.testing.assert_close(records[-1]["after"], whole["after"], rtol=0, atol=1e-7)
     ends = [load_file(find_checkpoint(folder) / "model.safetensors") for folder in (changing, steady)]
     for name, tensor in ends[1].items():
-        torch.testing.assert_close(ends[0][name], tensor, rtol=0, atol=5e-3 * max(1.0, tensor.abs().max().item()))
+        torch.testing.assert_close(ends[0][name], tensor, rtol=0, atol=1e-7 * max(1.0, tensor.abs().max().item()))
 
 
 def one_process_goes_on(data: Path, folder: Path, steps: int) -> None:
@@ -163,7 +163,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def test_two_processes_train_as_one_and_one_of_them_writes(
     digits: Path, pair: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """The k-means start included: views, features, centres, and the numbers that are reported."""
+    """The numbers that are reported, up to the start of the prototypes: what single precision makes of it later depends
+    on the processor, and the test above follows it in double."""
     run, printed = pair
     assert printed.count("pictures into 10 clusters") == 1  # only the main process prints
     with fresh_accelerate():
@@ -172,10 +173,8 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     assert [line["step"] for line in many] == list(range(2, 43, 2))
     for here, there in zip(many, one, strict=True):
         assert here.keys() == there.keys()
-        tolerance = 2e-3 if here["step"] <= 21 else 1e-2  # from then on, a picture on a border falls to either side
-        counted = {"largest_cluster", "smallest_cluster"} if here["step"] > 21 else set()
-        for key in here.keys() - counted:
-            assert here[key] == pytest.approx(there[key], rel=tolerance, abs=tolerance), (here["step"], key)
+        for key in here if here["step"] <= 21 else ("step", "epoch", "lr"):
+            assert here[key] == pytest.approx(there[key], rel=2e-3, abs=2e-3), (here["step"], key)
     assert many[9]["loss_cluster"] == 0 < many[-1]["loss_cluster"]  # clusters were trained after the start alone
 
 

@@ -14,6 +14,7 @@ from tcc_fast.checkpoint import list_checkpoints
 from tcc_fast.config import Config, load_config
 from tcc_fast.run_lock import RunLock
 from tcc_fast.train import train
+from tests.conftest import TINY
 
 HOLD = """
 import os, sys, time
@@ -52,7 +53,7 @@ def test_a_second_training_is_refused_and_a_killed_one_leaves_no_lock(
 
 def test_a_refused_run_leaves_no_folder(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch"):
-        train(load_config("digits", ["train.batch_size=5000"]), digits, tmp_path / "run")
+        train(load_config("digits", [*TINY, "train.batch_size=5000"]), digits, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

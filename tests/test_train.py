@@ -167,10 +167,10 @@ def test_k_is_asked_for_when_there_are_no_classes(tmp_path: Path) -> None:
     for shade in range(4):
         Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(pictures / f"{shade}.png")
     convert("folder", tmp_path / "set", pictures, progress=False)
-    config = load_config("folder", ["train.batch_size=4"])
+    config = load_config("folder", ["train.precision=fp32", "train.batch_size=4"])
     with pytest.raises(ValueError, match=r"say how many clusters to look for: model\.num_clusters=10"):
         train(config, tmp_path / "set", tmp_path / "run")
-    config = load_config("folder", ["train.batch_size=4", "model.num_clusters=9"])
+    config = load_config("folder", ["train.precision=fp32", "train.batch_size=4", "model.num_clusters=9"])
     with pytest.raises(ValueError, match="there are only 4 images"):
         train(config, tmp_path / "set", tmp_path / "run")
 
@@ -239,7 +239,7 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
         Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(pictures / f"{shade}.png")
     convert("folder", tmp_path / "set", pictures.parent, labels="folders", progress=False)
     with pytest.raises(ValueError, match="has a single class, so say how many clusters"):
-        train(load_config("folder", ["train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
+        train(load_config("folder", ["train.precision=fp32", "train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
 
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
