@@ -45,6 +45,7 @@ def demo(name: str, seed: int) -> dict[str, Any]:
     seconds = run("train", "--data", str(data), "--out", str(folder), f"seed={seed}")
     result = folder / "eval.json"
     run("eval", "--ckpt", str(folder), "--json", str(result), "--kmeans-pixels")
+    run("assign", "--ckpt", str(folder), "--out", str(folder / "clusters.csv"), "--sheets", str(folder / "sheets"))
     return json.loads(result.read_text(encoding="utf-8")) | {"seed": seed, "seconds": seconds}
 
 
