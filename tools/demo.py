@@ -68,6 +68,7 @@ def main() -> None:
         )
     console.print()
     console.print(table)
+    console.print(f"A sheet of every cluster: {RUNS}/*/sheets")
     console.print("Nobody showed the trainer a label: labels are only read to score the clusters afterwards.")
 
 
