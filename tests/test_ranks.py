@@ -163,8 +163,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def test_two_processes_train_as_one_and_one_of_them_writes(
     digits: Path, pair: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """The numbers that are reported, up to the start of the prototypes: what single precision makes of it later depends
-    on the processor, and the test above follows it in double."""
+    """The numbers that are reported. From the start of the prototypes on, rounding may turn its k-means to another
+    partition, by the processor, whose losses are alike but not the same; the test above follows it in double."""
     run, printed = pair
     assert printed.count("pictures into 10 clusters") == 1  # only the main process prints
     with fresh_accelerate():
@@ -173,8 +173,10 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     assert [line["step"] for line in many] == list(range(2, 43, 2))
     for here, there in zip(many, one, strict=True):
         assert here.keys() == there.keys()
-        for key in here if here["step"] <= 21 else ("step", "epoch", "lr"):
-            assert here[key] == pytest.approx(there[key], rel=2e-3, abs=2e-3), (here["step"], key)
+        assert (here["step"], here["epoch"], here["lr"]) == (there["step"], there["epoch"], there["lr"])
+        tolerance = 2e-3 if here["step"] <= 21 else 0.1
+        for key in here:
+            assert here[key] == pytest.approx(there[key], rel=tolerance, abs=tolerance), (here["step"], key)
     assert many[9]["loss_cluster"] == 0 < many[-1]["loss_cluster"]  # clusters were trained after the start alone
 
 
