@@ -11,7 +11,9 @@ from types import ModuleType
 import pytest
 
 # Several test processes share the cores, and threads that spin for each other would starve them all. Before torch.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
 
 from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import convert
@@ -28,6 +30,12 @@ TINY = [
     "train.log_every=2",
     "train.precision=fp32",
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever an earlier test left: threads order the sums, which are compared with those of child processes."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -255,7 +255,7 @@ def test_a_single_process_of_torchrun_is_the_same_run(digits: Path, tmp_path: Pa
         train(load_config("digits", [*TINY, *settings]), digits, tmp_path / "plain")
     launched, plain = metrics(tmp_path / "torchrun"), metrics(tmp_path / "plain")
     for here, there in zip(launched, plain, strict=True):
-        assert here == pytest.approx(there, rel=1e-3, abs=1e-3)
+        assert here == pytest.approx(there, rel=1e-3, abs=5e-3)  # a picture on a border is a cluster's 2e-3
     assert launched[-1]["loss_cluster"] > 0
 
 
