@@ -37,6 +37,17 @@ def line(data: str, variant: str, seed: int, acc: float, **label_free: float) ->
     return result | ({"label_free": label_free} if label_free else {})
 
 
+def test_all_data_sets_together_are_compared_pair_by_pair(tables: ModuleType) -> None:
+    """Two sets of two seeds each: +1, +3, -1, +1; a seed without its partner does not count."""
+    lines = [line(data, "recipe", seed, 0.5) for data in "ab" for seed in (0, 1)]
+    lines += [line("a", "more", 0, 0.51), line("a", "more", 1, 0.53), line("b", "more", 0, 0.49)]
+    lines += [line("b", "more", 1, 0.51), line("b", "more", 2, 0.99), line("b", "lonely", 7, 0.9)]
+    rows = tables.together(lines).splitlines()[2:]
+    mean, half = 1.0, 3.182446 * np.std([1, 3, -1, 1], ddof=1) / 2  # Student's t, 3 degrees of freedom
+    assert rows == [f"| more | 4 | {mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}] |", "| lonely | 0 |  |"]
+    assert tables.together(lines[:2]) == tables.together(lines[:4]) == ""
+
+
 def test_the_table_gives_mean_deviation_and_every_seed(tables: ModuleType) -> None:
     lines = [line("digits", "recipe", 1, 0.96), line("digits", "recipe", 0, 0.9), line("other", "recipe", 0, 1.0)]
     rows = tables.table(lines).splitlines()

@@ -20,7 +20,7 @@ def tabulate(study: Study, lines: list[Line]) -> str:
     """The tables of all results that belong to a study; of a cell that is there twice, the later one."""
     latest = {(line["data"], line["overrides"], line["seed"]): line for line in lines}
     found = _of_factors(study, latest) if study.factors else _of_variants(study, latest)
-    text = _factorial(study, found) if study.factors else table(found)
+    text = _factorial(study, found) if study.factors else f"{table(found)}\n{together(found)}"
     return f"{text}\n{correlations(found)}\n{commands(study)}"
 
 
@@ -82,6 +82,23 @@ def table(lines: list[Line]) -> str:
         gap = "" if cells.keys() == reference.keys() and reference is rows[data, variant] else interval(pairs)
         row = [data, variant, spread(acc), each, gap, spread(features), f"{seconds:.0f}"]
         text.append(f"| {' | '.join(row)} |")
+    return "\n".join(text) + "\n"
+
+
+def together(lines: list[Line]) -> str:
+    """The difference to the first variant, over all pairs of runs of the same data set and seed, as a Markdown table.
+
+    Nothing when there is one data set or one variant.
+    """
+    acc = {(line["variant"], line["data"], line["seed"]): 100 * line["acc"] for line in lines}
+    variants = list(dict.fromkeys(line["variant"] for line in lines))
+    if len(variants) < 2 or len({line["data"] for line in lines}) < 2:
+        return ""
+    text = ["| variant | pairs | difference, all data together |", "| --- | --- | --- |"]
+    for variant in variants[1:]:
+        own = {key[1:]: value for key, value in acc.items() if key[0] == variant}
+        pairs = [value - acc[variants[0], *place] for place, value in own.items() if (variants[0], *place) in acc]
+        text.append(f"| {variant} | {len(pairs)} | {interval(pairs)} |")
     return "\n".join(text) + "\n"
 
 
