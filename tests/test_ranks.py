@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tcc_fast.checkpoint import find_checkpoint, read_state
 from tcc_fast.clusters import write_clusters
-from tcc_fast.config import load_config
+from tcc_fast.config import Config, load_config
 from tcc_fast.evaluate import evaluate
 from tcc_fast.train import train
 from tests import elastic, ranks
@@ -125,11 +125,10 @@ def test_the_number_of_processes_may_change_at_every_resume(digits: Path, tmp_pa
     for earlier, later in itertools.pairwise(records):
         assert torch.equal(earlier["after"], later["before"])
     whole = load_file(steady / "step-0.safetensors")
-    # Views are made in single precision: one rounding of every pixel comes to 4e-6 after these steps.
-    torch.testing.assert_close(records[-1]["after"], whole["after"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(records[-1]["after"], whole["after"], rtol=0, atol=1e-7)
     ends = [load_file(find_checkpoint(folder) / "model.safetensors") for folder in (changing, steady)]
     for name, tensor in ends[1].items():
-        torch.testing.assert_close(ends[0][name], tensor, rtol=0, atol=1e-5 * max(1.0, tensor.abs().max().item()))
+        torch.testing.assert_close(ends[0][name], tensor, rtol=0, atol=1e-7 * max(1.0, tensor.abs().max().item()))
 
 
 def one_process_goes_on(data: Path, folder: Path, steps: int) -> None:
@@ -165,7 +164,7 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     digits: Path, pair: tuple[Path, str], tmp_path: Path
 ) -> None:
     """The numbers that are reported. From the start of the prototypes on, rounding may turn its k-means to another
-    partition, by the processor, whose losses are alike but not the same; the test above follows it in double."""
+    partition, by the processor, whose losses are alike but not the same; the test above takes steps over a start in double."""
     run, printed = pair
     assert printed.count("pictures into 10 clusters") == 1  # only the main process prints
     with fresh_accelerate():
@@ -238,12 +237,10 @@ def test_a_full_disk_at_one_process_is_named_and_nothing_half_written_stays(digi
     assert list((run / "checkpoints").iterdir()) == []
 
 
-def test_a_single_process_of_torchrun_is_the_same_run(digits: Path, tmp_path: Path) -> None:
-    """Without a start, which would turn rounding into another partition."""
-    settings = [*STEADY, "start.method=none"]
+def test_a_single_process_of_torchrun_is_the_same_run(digits: Path, tiny: Config, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     done = subprocess.run(
-        [*command, *train_command(digits, tmp_path / "torchrun", *settings)],
+        [*command, *train_command(digits, tmp_path / "torchrun")],
         env=ENVIRONMENT,
         cwd=ROOT,
         capture_output=True,
@@ -252,11 +249,9 @@ def test_a_single_process_of_torchrun_is_the_same_run(digits: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     with fresh_accelerate():
-        train(load_config("digits", [*TINY, *settings]), digits, tmp_path / "plain")
-    launched, plain = metrics(tmp_path / "torchrun"), metrics(tmp_path / "plain")
-    for here, there in zip(launched, plain, strict=True):
-        assert here == pytest.approx(there, rel=1e-3, abs=5e-3)  # a picture on a border is a cluster's 2e-3
-    assert launched[-1]["loss_cluster"] > 0
+        train(tiny, digits, tmp_path / "plain")
+    for here, there in zip(metrics(tmp_path / "torchrun"), metrics(tmp_path / "plain"), strict=True):
+        assert here == pytest.approx(there, rel=1e-3, abs=1e-3)
 
 
 def test_a_rank_that_dies_ends_the_run_with_a_message(digits: Path, tmp_path: Path) -> None:
