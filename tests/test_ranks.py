@@ -164,7 +164,8 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     digits: Path, pair: tuple[Path, str], tmp_path: Path
 ) -> None:
     """The numbers that are reported. From the start of the prototypes on, rounding may turn its k-means to another
-    partition, by the processor, whose losses are alike but not the same; the test above takes steps over a start in double."""
+    partition, by the processor, whose losses are alike but not the same; the test above takes
+    steps over a start in double."""
     run, printed = pair
     assert printed.count("pictures into 10 clusters") == 1  # only the main process prints
     with fresh_accelerate():

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tcc_fast.config import load_config
+from tcc_fast.config import built_in_names, load_config
 from tests.conftest import TINY, load_study, load_tool
 
 STUDIES = Path(__file__).parents[1] / "tools" / "studies"
@@ -81,10 +81,8 @@ def test_every_variant_of_a_study_is_a_valid_config_of_its_own(plans: ModuleType
     found = plans.read_study(file, None, None)
     for data in found.data:
         own = [cell.overrides for cell in found.cells() if cell.data == data]
-        configs = {
-            load_config({"fashion": "folder"}.get(data.name, data.name), list(overrides)).model_dump_json()
-            for overrides in own
-        }
+        name = data.name if data.name in built_in_names() else "folder"
+        configs = {load_config(name, list(overrides)).model_dump_json() for overrides in own}
         assert len(configs) == len(set(own))
 
 
