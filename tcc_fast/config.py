@@ -101,7 +101,7 @@ class ModelConfig(Section):
 
     num_clusters: int | None = Field(None, ge=2)
     """K. Empty: the number of classes in the data set, when it has labels."""
-    backbone: Literal["resnet_small", "resnet_small_wide", "resnet_small_deep", "resnet18", "resnet34", "resnet50"] = "resnet34"
+    backbone: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet34"
     """Encoder. `resnet_small`: three stages of one block (16, 32, 64 channels), for CPUs. Default: prototype."""
     stem: Literal["3x3", "7x7"] = "3x3"
     """First layer: 3×3 at full resolution (small images; prototype), or 7×7 with stride 2 and pooling."""

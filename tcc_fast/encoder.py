@@ -15,16 +15,12 @@ from tcc_fast.config import ModelConfig
 class SmallResNet(nn.Module):
     """Three stages of one basic block with 16, 32 and 64 channels; about 80 000 parameters."""
 
-    def __init__(self, feature_dim: int, stem: str, width: int = 16, blocks: int = 1) -> None:
+    def __init__(self, feature_dim: int, stem: str) -> None:
         super().__init__()
-        self.stem = _stem(width, stem)
-        stages, inputs = [], width
-        for outputs, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
-            stages += [_block(inputs, outputs, stride)] + [_block(outputs, outputs, 1) for _ in range(blocks - 1)]
-            inputs = outputs
-        self.stages = nn.Sequential(*stages)
+        self.stem = _stem(16, stem)
+        self.stages = nn.Sequential(_block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(4 * width, feature_dim)
+        self.fc = nn.Linear(64, feature_dim)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -50,9 +46,8 @@ def _stem(channels: int, kind: str) -> nn.Sequential:
 
 def build_encoder(config: ModelConfig) -> nn.Module:
     """The encoder that ``config.backbone`` and ``config.stem`` name."""
-    small = {"resnet_small": (16, 1), "resnet_small_wide": (32, 1), "resnet_small_deep": (16, 2)}
-    if config.backbone in small:
-        return SmallResNet(config.feature_dim, config.stem, *small[config.backbone])
+    if config.backbone == "resnet_small":
+        return SmallResNet(config.feature_dim, config.stem)
     encoder = getattr(torchvision.models, config.backbone)(num_classes=config.feature_dim)
     if config.stem == "3x3":
         encoder.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
