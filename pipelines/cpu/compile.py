@@ -2,6 +2,10 @@
 
 The first use compiles for some seconds; the result is kept on disk. numba looks for a change in the file of a function,
 but not in those of the functions it calls, so here the stamp of the whole package decides whether it is still good.
+
+Every function is inlined into those that call it. A call that stays one goes to whichever copy of the function came
+first: in the process that compiles, that which was made alone; in later ones, that which was kept with its caller. The
+two may round differently, and a run that is continued would not be the one that was begun.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ def vectorised(function: Function) -> Function:
 
 
 def _compile(function: Function, fastmath: Any) -> Function:
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "forceinline": True}
     try:
         dispatcher = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep it: a read-only installation without a home folder

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -448,19 +452,42 @@ def test_a_change_of_any_file_of_the_package_changes_the_stamp(tmp_path: Path, m
 
 def test_kept_code_is_used_until_the_stamp_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inner.py").write_text("def double(x):\n    return 2 * x\n")
-    source = compile((tmp_path / "inner.py").read_text(), str(tmp_path / "inner.py"), "exec")
+    monkeypatch.syspath_prepend(tmp_path)
 
     def hits() -> int:
-        """How often the function is found on disk, by a process that starts."""
-        namespace: dict[str, Any] = {"__name__": "inner"}
-        exec(source, namespace)
-        double = compiling.compiled(namespace["double"])
+        """How often the function is found on disk, when its module is imported anew."""
+        sys.modules.pop("inner", None)
+        double = compiling.compiled(importlib.import_module("inner").double)
         assert double(21) == 42
         return sum(double.stats.cache_hits.values())
 
     assert [hits(), hits(), hits()] == [0, 1, 1]
     monkeypatch.setattr(compiling, "source_stamp", lambda: "another")
     assert [hits(), hits()] == [0, 1]
+
+
+def test_the_process_that_compiles_rounds_as_those_that_use_what_it_kept(tmp_path: Path) -> None:
+    """With the recipe of digits and views of 8 pixels, one value in eight differed."""
+    program = """
+import sys
+import torch
+from tcc_fast.config import load_config
+from tcc_fast.pipelines.cpu.maker import CpuViews
+from tcc_fast.pipelines.cpu.views import stored_views
+
+pictures = torch.randint(256, (64, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+mean, std, sizes = torch.full((3,), 0.3), torch.full((3,), 0.37), torch.full((64, 2), 8)
+maker = CpuViews(load_config("digits").augment, 8, mean, std)
+torch.save(torch.stack(maker.stored(pictures, sizes, torch.arange(64), (1, 2))), sys.argv[1])
+print(sum(stored_views.stats.cache_hits.values()))
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    files = [tmp_path / "first.pt", tmp_path / "later.pt"]
+    commands = [[sys.executable, "-c", program, str(file)] for file in files]
+    hits = [subprocess.run(command, env=environment, check=True, capture_output=True).stdout for command in commands]
+    assert hits == [b"0\n", b"1\n"]
+    first, later = (torch.load(file) for file in files)
+    assert torch.equal(first, later)
 
 
 def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:
