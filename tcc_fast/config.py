@@ -102,7 +102,9 @@ class ModelConfig(Section):
     num_clusters: int | None = Field(None, ge=2)
     """K. Empty: the number of classes in the data set, when it has labels."""
     backbone: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet34"
-    """Encoder. `resnet_small`: three stages of one block (16, 32, 64 channels), for CPUs. Default: prototype."""
+    """Encoder. `resnet_small`: three stages of one block, for CPUs. Default: prototype."""
+    width: int = Field(16, ge=1)
+    """Of `resnet_small`: channels of its first stage; the others have 2 and 4 times as many."""
     stem: Literal["3x3", "7x7"] = "3x3"
     """First layer: 3×3 at full resolution (small images; prototype), or 7×7 with stride 2 and pooling."""
     feature_dim: int = Field(128, ge=2)
@@ -122,6 +124,12 @@ class ModelConfig(Section):
     process normalises by its own part, which is faster, and another method."""
     assignment_temperature: Positive = 1.0
     """Addition: π = softmax(μᵀf / this). 1 is equation (3); with unit f and μ it cannot leave near-uniform π."""
+
+    @model_validator(mode="after")
+    def _width_of_the_small_one(self) -> ModelConfig:
+        if self.width != 16 and self.backbone != "resnet_small":
+            raise ValueError(f"width is a setting of resnet_small; {self.backbone} has its own: leave it at 16")
+        return self
 
 
 class LossConfig(Section):

@@ -13,14 +13,16 @@ from tcc_fast.config import ModelConfig
 
 
 class SmallResNet(nn.Module):
-    """Three stages of one basic block with 16, 32 and 64 channels; about 80 000 parameters."""
+    """Three stages of one basic block with w, 2 w and 4 w channels; about 80 000 parameters with w = 16."""
 
-    def __init__(self, feature_dim: int, stem: str) -> None:
+    def __init__(self, feature_dim: int, stem: str, width: int = 16) -> None:
         super().__init__()
-        self.stem = _stem(16, stem)
-        self.stages = nn.Sequential(_block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2))
+        self.stem = _stem(width, stem)
+        self.stages = nn.Sequential(
+            _block(width, width, 1), _block(width, 2 * width, 2), _block(2 * width, 4 * width, 2)
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, feature_dim)
+        self.fc = nn.Linear(4 * width, feature_dim)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -47,7 +49,7 @@ def _stem(channels: int, kind: str) -> nn.Sequential:
 def build_encoder(config: ModelConfig) -> nn.Module:
     """The encoder that ``config.backbone`` and ``config.stem`` name."""
     if config.backbone == "resnet_small":
-        return SmallResNet(config.feature_dim, config.stem)
+        return SmallResNet(config.feature_dim, config.stem, config.width)
     encoder = getattr(torchvision.models, config.backbone)(num_classes=config.feature_dim)
     if config.stem == "3x3":
         encoder.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 
 from tcc_fast.config import ModelConfig
 from tcc_fast.encoder import build_encoder, stem_advice
@@ -19,6 +20,16 @@ def test_every_backbone_maps_views_to_features(backbone: str, stem: str) -> None
     config = ModelConfig(backbone=backbone, stem=stem, feature_dim=24)  # type: ignore[arg-type]
     encoder = build_encoder(config)
     assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 24)
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_the_small_one_is_as_wide_as_asked(width: int) -> None:
+    encoder = build_encoder(ModelConfig(backbone="resnet_small", width=width, feature_dim=5))
+    convolutions = [module for module in encoder.modules() if isinstance(module, nn.Conv2d)]
+    widths = [module.out_channels // width for module in convolutions]
+    assert widths == [1, 1, 1, 2, 2, 2, 4, 4, 4]  # the stem; two of each stage and, where it widens, a shortcut
+    assert all(module.out_channels % width == 0 for module in convolutions)
+    assert encoder(torch.randn(2, 3, 12, 12)).shape == (2, 5)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet_small"])
