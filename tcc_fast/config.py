@@ -152,10 +152,6 @@ class LossConfig(Section):
     swap_weight: float = Field(0.0, ge=0)
     """Addition: weight of the cross-entropy between π of one view and the twin's assignment of the other view, made
     balanced over the batch (SwAV, Caron et al. 2020). It assumes clusters of about equal size. 0: off."""
-    marginal_weight: float = Field(0.0, ge=0)
-    """Trial: weight of KL(mean π || uniform), the mean over the batch."""
-    swap_balance: bool = True
-    """Trial: false: the assignment of the other view as it is, not balanced."""
     swap_temperature: Positive = 0.05
     """Of that balanced assignment, as `assignment_temperature` is of π. Origin: SwAV."""
     swap_neighbours: int = Field(1, ge=1)

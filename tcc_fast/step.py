@@ -231,12 +231,8 @@ class TrainingStep:
                 assigned = momentum.log_pi
                 if loss.swap_neighbours > 1:
                     assigned = neighbours_assignment(assigned, momentum.features, loss.swap_neighbours)
-                balance = balanced_assignment if loss.swap_balance else (lambda x: torch.softmax(x, dim=1))
-                swap = swapped_prediction(online.log_pi, balance(assigned * sharper))
+                swap = swapped_prediction(online.log_pi, balanced_assignment(assigned * sharper))
                 total = total + loss.swap_weight * swap
-            if loss.marginal_weight:
-                mean_pi = pi.mean(dim=0)
-                total = total + loss.marginal_weight * (mean_pi * (mean_pi * len(mean_pi)).log()).sum()
         else:
             l1 = torch.zeros_like(log_likelihood[0])
             total = -log_likelihood.mean()
