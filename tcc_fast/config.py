@@ -128,7 +128,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _width_of_the_small_one(self) -> ModelConfig:
         if self.width != 16 and self.backbone != "resnet_small":
-            raise ValueError(f"width is a setting of resnet_small; {self.backbone} has its own: leave it at 16")
+            raise ValueError(f"width is a setting of resnet_small, {self.backbone} has its own: set model.width=16")
         return self
 
 
