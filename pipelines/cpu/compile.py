@@ -3,9 +3,8 @@
 The first use compiles for some seconds; the result is kept on disk. numba looks for a change in the file of a function,
 but not in those of the functions it calls, so here the stamp of the whole package decides whether it is still good.
 
-Every function is inlined into those that call it. A call that stays one goes to whichever copy of the function came
-first: in the process that compiles, that which was made alone; in later ones, that which was kept with its caller. The
-two may round differently, and a run that is continued would not be the one that was begun.
+Every function is inlined into those that call it. With calls between them (numba 0.68) the process that compiles rounds
+otherwise than later ones, which load what it kept, and a run that is continued would not be the one that was begun.
 """
 
 from __future__ import annotations
