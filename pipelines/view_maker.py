@@ -124,9 +124,7 @@ class TensorViews:
         """(B, 3, H, W) uint8, (B, 2) and (2 B, NUM_DRAWS) to (2 B, 3, S, S)."""
         heights, widths = geometry.repeat(2, 1).unbind(1)
         parameters = parameters_of(self.recipe, numbers, heights, widths)
-        views = apply(
-            chosen.repeat(2, 1, 1, 1), parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths)
-        )
+        views = apply(chosen, parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths))
         return views.to(self.dtype)
 
     def _finish_view(self, crops: Tensor, rows: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ NUM_DRAWS = 16 + 3 * CROP_ATTEMPTS
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 BLUR_SIGMA = (0.1, 2.0)
 JITTER_PARTS = ("brightness", "contrast", "saturation", "hue")
+CONTRAST = JITTER_PARTS.index("contrast")
 
 
 @dataclass(frozen=True)
@@ -159,20 +161,20 @@ def apply(
     std: Tensor,
     geometry: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Make one view of each picture: :func:`place`, then :func:`finish`.
+    """Make V views of each picture: :func:`place`, then :func:`finish`.
 
     Args:
         pictures: (B, 3, H, W) uint8.
-        parameters: of B views.
+        parameters: of V B views, the first of every picture, then the second of every picture, and so on.
         recipe: only which operations occur at all is read from it, so that absent ones cost nothing.
         size: S.
         mean: (3,) of the data set, pixels in 0..1.
         std: (3,).
-        geometry: (heights, widths), (B,) each, that ``parameters.box`` refers to, when the pictures are stored
+        geometry: (heights, widths), (V B,) each, that ``parameters.box`` refers to, when the pictures are stored
             squeezed to H × W; None: H × W itself.
 
     Returns:
-        (B, 3, S, S) float32, normalised, channels-last.
+        (V B, 3, S, S) float32, normalised, channels-last.
     """
     return finish(place(pictures, parameters, recipe, size, geometry), parameters, recipe, mean, std)
 
@@ -184,7 +186,7 @@ def place(
     size: int,
     geometry: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`; (B, 3, S, S) in 0..1."""
+    """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`; (V B, 3, S, S) in 0..1."""
     height, width = pictures.shape[-2:]
     images = pictures.to(torch.float32) / 255.0
     top, left, box_h, box_w = parameters.box.unbind(1)
@@ -195,15 +197,18 @@ def place(
         top, box_h = _stored_span(top, box_h, heights, height)
         left, box_w = _stored_span(left, box_w, widths, width)
     if recipe.has_affine:
+        images = images.repeat(len(top) // len(images), 1, 1, 1)
         images = affine(images, parameters.angle, parameters.shear, parameters.zoom, aspect)
     return crop_resize(images, top, left, box_h, box_w, parameters.flip, size)
 
 
 def finish(images: Tensor, parameters: ViewParameters, recipe: AugmentConfig, mean: Tensor, std: Tensor) -> Tensor:
     """What changes colours: jitter, grey, blur, normalise. (B, 3, S, S) in 0..1 to the same, channels-last."""
-    images = colour_jitter(images, parameters, recipe)
+    rgb = colour_jitter(channels(images), parameters, recipe)
     if recipe.grey:
-        images = torch.where(parameters.grey.view(-1, 1, 1, 1), grey(images), images)
+        chosen, luma = _for_pixels(parameters.grey), grey(rgb)
+        rgb = RGB(*(torch.where(chosen, luma, channel) for channel in rgb))
+    images = torch.stack(rgb, dim=1)
     if recipe.blur:
         images = torch.where(parameters.blur.view(-1, 1, 1, 1), gaussian_blur(images, parameters.sigma), images)
     return normalize(images, mean, std)
@@ -281,53 +286,122 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
 def crop_resize(
     images: Tensor, top: Tensor, left: Tensor, box_h: Tensor, box_w: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """Crop, antialiased resize and horizontal flip as two matrix products: (B, 3, H, W) to (B, 3, S, S)."""
+    """Crop, antialiased resize and horizontal flip: (B, 3, H, W) and (V B,) each to (V B, 3, S, S)."""
     height, width = images.shape[-2:]
     rows = resize_weights(top, box_h, height, size)
     columns = resize_weights(left, box_w, width, size)
-    columns = torch.where(flip.view(-1, 1, 1), columns.flip(1), columns)
-    return rows.unsqueeze(1) @ images @ columns.transpose(1, 2).unsqueeze(1)
+    return _products(images, rows, torch.where(flip.view(-1, 1, 1), columns.flip(1), columns))
 
 
-def grey(images: Tensor) -> Tensor:
-    """Luma of RGB images in 0..1: (B, 3, S, S) to (B, 1, S, S)."""
-    red, green, blue = images.unbind(1)
-    return (GREY_WEIGHTS[0] * red + GREY_WEIGHTS[1] * green + GREY_WEIGHTS[2] * blue).unsqueeze(1)
+def _products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows · image · columnsᵀ for each channel, in V views of each image.
+
+    Two products of matrices, which hold the channels side by side, and the rows of all views one below the other: no
+    image is there twice, and no matrix three times.
+
+    Args:
+        images: (B, 3, H, W).
+        rows: (V B, S, H), the first views of all images first.
+        columns: (V B, T, W).
+
+    Returns:
+        (V B, 3, S, T).
+    """
+    count, _, height, width = images.shape
+    views, size = len(rows) // count, rows.shape[1]
+    lines = images.transpose(1, 2).reshape(count, height, 3 * width)
+    lines = _by_image(rows, count).reshape(count, views * size, height) @ lines
+    lines = lines.view(count * views, size * 3, width)  # of a view, a row has three lines
+    made = lines @ _by_image(columns, count).reshape(count * views, -1, width).transpose(1, 2)
+    return made.view(count, views, size, 3, -1).permute(1, 0, 3, 2, 4).flatten(0, 1)
 
 
-def colour_jitter(images: Tensor, parameters: ViewParameters, recipe: AugmentConfig) -> Tensor:
-    """ColorJitter with a random order for each image. Parts whose strength is 0 in the recipe are left out."""
+def _by_image(matrices: Tensor, count: int) -> Tensor:
+    """(V B, ...) to (B, V, ...)."""
+    return matrices.view(-1, count, *matrices.shape[1:]).transpose(0, 1)
+
+
+class RGB(NamedTuple):
+    """The channels of B images, (B, S, S) each: apart, since each needs the others, so that a compiler reads them once
+    for all three."""
+
+    red: Tensor
+    green: Tensor
+    blue: Tensor
+
+
+def channels(images: Tensor) -> RGB:
+    """(B, 3, S, S) taken apart."""
+    return RGB(*images.unbind(1))
+
+
+def _for_pixels(values: Tensor) -> Tensor:
+    """(B,) to (B, 1, 1)."""
+    return values.view(-1, 1, 1)
+
+
+def grey(rgb: RGB) -> Tensor:
+    """Luma, (B, S, S)."""
+    return GREY_WEIGHTS[0] * rgb.red + GREY_WEIGHTS[1] * rgb.green + GREY_WEIGHTS[2] * rgb.blue
+
+
+def colour_jitter(rgb: RGB, parameters: ViewParameters, recipe: AugmentConfig) -> RGB:
+    """ColorJitter with a random order for each image. Parts whose strength is 0 in the recipe are left out.
+
+    The contrast needs the mean of the whole image as it is by then; it is taken once, between what an image has before
+    it and what it has after it.
+    """
     active = [i for i, part in enumerate(JITTER_PARTS) if getattr(recipe, part) > 0]
     if not active or not recipe.jitter:
-        return images
-    for position in range(len(JITTER_PARTS)):
-        turn = parameters.order[:, position]
-        result = images
-        for part in active:
-            chosen = (parameters.jitter & (turn == part)).view(-1, 1, 1, 1)
-            factor = parameters.factors[:, part].view(-1, 1, 1, 1)
-            result = torch.where(chosen, _JITTER[part](images, factor), result)
-        images = result
-    return images
+        return rgb
+    pointwise = [part for part in active if part != CONTRAST]
+    if CONTRAST not in active:
+        for turn in range(len(JITTER_PARTS)):
+            rgb = _turn(rgb, parameters, turn, pointwise, parameters.jitter)
+        return rgb
+    contrast_turn = (parameters.order == CONTRAST).to(torch.uint8).argmax(dim=1)
+    for turn in range(len(JITTER_PARTS) - 1):
+        rgb = _turn(rgb, parameters, turn, pointwise, parameters.jitter & (contrast_turn > turn))
+    rgb = _where(parameters.jitter, _contrast(rgb, _for_pixels(parameters.factors[:, CONTRAST])), rgb)
+    for turn in range(1, len(JITTER_PARTS)):
+        rgb = _turn(rgb, parameters, turn, pointwise, parameters.jitter & (contrast_turn < turn))
+    return rgb
 
 
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp(0.0, 1.0)
+def _turn(rgb: RGB, parameters: ViewParameters, turn: int, parts: list[int], chosen: Tensor) -> RGB:
+    """The part that each chosen image has in this turn, if it is one of ``parts``."""
+    result = rgb
+    for part in parts:
+        now = chosen & (parameters.order[:, turn] == part)
+        result = _where(now, _JITTER[part](rgb, _for_pixels(parameters.factors[:, part])), result)
+    return result
 
 
-def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = grey(images).mean(dim=(2, 3), keepdim=True)
-    return (factor * images + (1 - factor) * mean).clamp(0.0, 1.0)
+def _where(chosen: Tensor, new: RGB, old: RGB) -> RGB:
+    chosen = _for_pixels(chosen)
+    return RGB(*(torch.where(chosen, *pair) for pair in zip(new, old, strict=True)))
 
 
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return (factor * images + (1 - factor) * grey(images)).clamp(0.0, 1.0)
+def _brightness(rgb: RGB, factor: Tensor) -> RGB:
+    return RGB(*((channel * factor).clamp(0.0, 1.0) for channel in rgb))
 
 
-def _hue(images: Tensor, shift: Tensor) -> Tensor:
+def _blend(rgb: RGB, other: Tensor, factor: Tensor) -> RGB:
+    return RGB(*((factor * channel + (1 - factor) * other).clamp(0.0, 1.0) for channel in rgb))
+
+
+def _contrast(rgb: RGB, factor: Tensor) -> RGB:
+    return _blend(rgb, grey(rgb).mean(dim=(1, 2), keepdim=True), factor)
+
+
+def _saturation(rgb: RGB, factor: Tensor) -> RGB:
+    return _blend(rgb, grey(rgb), factor)
+
+
+def _hue(rgb: RGB, shift: Tensor) -> RGB:
     """Shift the hue by a fraction of a turn, through HSV."""
-    red, green, blue = images.unbind(1)
-    value, low = images.amax(1), images.amin(1)
+    red, green, blue = rgb
+    value, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     chroma = value - low
     divisor = torch.where(chroma == 0, 1.0, chroma)
     hue = torch.where(
@@ -335,12 +409,16 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
     )
-    sector = torch.remainder(hue / 6.0 + shift.view(-1, 1, 1), 1.0).unsqueeze(1) * 6.0  # (B, 1, S, S)
-    # Each channel is value - chroma · trapezoid((n + sector) mod 6), with n = 5, 3, 1.
-    offset = torch.arange(5, 0, -2, device=images.device).view(1, 3, 1, 1)  # no copy from the host to wait for
-    k = torch.remainder(offset + sector, 6.0)
-    ramp = torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
-    return value.unsqueeze(1) - chroma.unsqueeze(1) * ramp
+    turns = hue / 6.0 + shift
+    sector = (turns - turns.floor()) * 6.0
+
+    def channel(offset: int) -> Tensor:
+        """value - chroma · trapezoid((offset + sector) mod 6)."""
+        k = offset + sector
+        k = torch.where(k >= 6.0, k - 6.0, k)
+        return value - chroma * torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
+
+    return RGB(channel(5), channel(3), channel(1))
 
 
 _JITTER = (_brightness, _contrast, _saturation, _hue)
@@ -352,9 +430,9 @@ def blur_kernel_size(size: int) -> int:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """GaussianBlur with a sigma for each image and reflected borders, as two matrix products."""
+    """GaussianBlur with a sigma for each image and reflected borders: (B, 3, S, S) to the same."""
     weights = _blur_matrix(sigma, images.shape[-1])
-    return weights.unsqueeze(1) @ images @ weights.transpose(1, 2).unsqueeze(1)
+    return _products(images, weights, weights)
 
 
 def _blur_matrix(sigma: Tensor, size: int) -> Tensor:

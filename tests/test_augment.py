@@ -38,6 +38,7 @@ from tcc_fast.augment import (
     affine,
     apply,
     blur_kernel_size,
+    channels,
     colour_jitter,
     crop_resize,
     draw,
@@ -162,6 +163,10 @@ def jitter_parameters(count: int, factors: Tensor, order: Tensor) -> ViewParamet
     return dataclasses.replace(parameters, jitter=on, factors=factors, order=order)
 
 
+def jittered(sources: Tensor, parameters: ViewParameters, recipe: AugmentConfig) -> Tensor:
+    return torch.stack(colour_jitter(channels(sources), parameters, recipe), dim=1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [8, 13, 64])
 @pytest.mark.parametrize("part", list(ADJUST))
@@ -173,7 +178,7 @@ def test_each_part_of_the_jitter_equals_torchvision(part: str, kind: str, size: 
     slot = list(ADJUST).index(part)
     factors[:, slot] = torch.tensor(strengths)
     recipe = AugmentConfig(**({name: 0.0 for name in ADJUST} | {part: STRONGEST[part]}))
-    found = colour_jitter(sources, jitter_parameters(count, factors, torch.arange(4).repeat(count, 1)), recipe)
+    found = jittered(sources, jitter_parameters(count, factors, torch.arange(4).repeat(count, 1)), recipe)
     for source, strength, view in zip(sources, strengths, found, strict=True):
         expected = ADJUST[part](source, strength)
         torch.testing.assert_close(view, expected, rtol=0, atol=COLOUR_TOLERANCE)
@@ -184,7 +189,7 @@ def test_jitter_equals_torchvision_in_all_24_orders(kind: str) -> None:
     orders = torch.tensor(list(itertools.permutations(range(4))))
     sources = images(kind, len(orders), 16, 16)
     parameters = dataclasses.replace(some_parameters(FULL, len(orders), 16, 16), order=orders)
-    found = colour_jitter(sources, parameters, FULL)
+    found = jittered(sources, parameters, FULL)
     assert parameters.jitter.any()
     assert not parameters.jitter.all()
     for i, view in enumerate(found):
@@ -206,7 +211,7 @@ def test_the_order_of_the_jitter_matters() -> None:
     orders = torch.tensor(list(itertools.permutations(range(4))))
     source = images("noise", 1, 16, 16).expand(len(orders), -1, -1, -1)
     factors = torch.tensor([1.4, 0.7, 1.3, 0.1]).repeat(len(orders), 1)
-    views = colour_jitter(source, jitter_parameters(len(orders), factors, orders), FULL)
+    views = jittered(source, jitter_parameters(len(orders), factors, orders), FULL)
     distance = (views.unsqueeze(0) - views.unsqueeze(1)).abs().amax(dim=(2, 3, 4)) + torch.eye(len(orders))
     assert distance.min() > 50 * COLOUR_TOLERANCE
 
@@ -214,7 +219,8 @@ def test_the_order_of_the_jitter_matters() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_grey_equals_torchvision(kind: str) -> None:
     sources = images(kind, 4, 16, 16)
-    torch.testing.assert_close(grey(sources), reference.rgb_to_grayscale(sources), rtol=0, atol=COLOUR_TOLERANCE)
+    found = grey(channels(sources)).unsqueeze(1)
+    torch.testing.assert_close(found, reference.rgb_to_grayscale(sources), rtol=0, atol=COLOUR_TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -323,6 +329,19 @@ def test_views_equal_torchvisions_operations_in_the_recipes_order(kind: str, hei
     for i, view in enumerate(found):
         expected = reference_view(sources[i], parameters, i, size, mean, std)
         torch.testing.assert_close(view, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("recipe", [FULL, FULL.model_copy(update={"rotation": 0.0, "shear": 0.0, "zoom": (1.0, 1.0)})])
+def test_several_views_of_a_picture_are_those_made_one_by_one(recipe: AugmentConfig) -> None:
+    sources = pictures("noise", 5, 30, 24)
+    parameters = some_parameters(recipe, 3 * len(sources), 30, 24)
+    zero, one = torch.zeros(3), torch.ones(3)
+    found = apply(sources, parameters, recipe, 12, zero, one)
+    assert found.shape == (15, 3, 12, 12)
+    for i, view in enumerate(found):
+        fields = {f.name: getattr(parameters, f.name)[i : i + 1] for f in dataclasses.fields(parameters)}
+        (expected,) = apply(sources[i % 5].unsqueeze(0), ViewParameters(**fields), recipe, 12, zero, one)
+        torch.testing.assert_close(view, expected, rtol=0, atol=1e-5)
 
 
 def reference_view(picture: Tensor, parameters: ViewParameters, i: int, size: int, mean: Tensor, std: Tensor) -> Tensor:
