@@ -37,7 +37,7 @@ from tcc_fast.pipelines.dali_graph import build_graph, inverse_affine, outputs
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
-from tcc_fast.pipelines.view_maker import to_device, view_maker
+from tcc_fast.pipelines.view_maker import blank_, to_device, view_maker
 
 DEPTH = 2
 """Batches inside DALI while the training step runs."""
@@ -132,8 +132,7 @@ class DaliPipeline(Position):
     @torch.no_grad()
     def _view(self, crops: Tensor, parameters: Tensor, blank: list[int]) -> Tensor:
         view = self._maker.finished(crops, parameters)
-        if blank:
-            view[blank] = 0
+        blank_(view, blank)
         return view
 
     # What goes into DALI, and when.

@@ -32,7 +32,7 @@ from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
-from tcc_fast.pipelines.view_maker import TensorViews, to_device
+from tcc_fast.pipelines.view_maker import TensorViews, blank_, to_device
 
 RUN_BATCHES = 256
 """Batches, at least, that FFCV is given at a time: it begins each run with an empty queue."""
@@ -157,8 +157,7 @@ class FfcvPipeline(Position):
             if crops.is_cuda:  # made on a stream of FFCV's
                 crops.record_stream(torch.cuda.current_stream(crops.device))
             view = self._finisher.finished(crops, parameters)
-            if rows:
-                view[rows] = 0
+            blank_(view, rows)
             views.append(view)
         return Batch(views[0], views[1], to_device(made.index, self.device))
 

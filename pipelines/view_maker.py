@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcc_fast.augment import NUM_DRAWS, ViewParameters, apply, finish, parameters_of
 from tcc_fast.config import AugmentConfig
-from tcc_fast.draws import keys, uniform
+from tcc_fast.draws import keys_of_each, uniform
 
 
 class ViewMaker(Protocol):
@@ -51,6 +51,12 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def blank_(views: Tensor, rows: list[int]) -> None:
+    """Make these of (B, ...) all zeros; nothing waits, unlike for ``views[rows] = 0``."""
+    if rows:
+        views.index_fill_(0, to_device(torch.tensor(rows), views.device), 0.0)
 
 
 def view_maker(
@@ -109,7 +115,7 @@ class TensorViews:
     def stored(self, pictures: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
         chosen, geometry = pictures[index].permute(0, 3, 1, 2), sizes[index]
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
-        numbers = uniform(torch.cat([keys(base, index) for base in bases]), NUM_DRAWS)
+        numbers = uniform(keys_of_each(bases, index).flatten(), NUM_DRAWS)
         view_1, view_2 = self._make(chosen, geometry, numbers).chunk(2)
         return view_1, view_2
 

@@ -120,7 +120,7 @@ class CudaRecorder:
     """`Recorder` by a CUDA graph. It waits for the device when it records, and at no other time."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device, priority=-1)  # of a pool that no pipeline draws from
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def beside(self, work: Callable[[], Tensor]) -> Tensor:
@@ -185,6 +185,8 @@ class GraphedStep(CompiledStep):
             return unpack(self._recorder.beside(work))
         if self._reported is None:
             self._inputs = [torch.empty_like(tensor) for tensor in inputs]
+            for group in self.optimizer.param_groups:
+                group["capturable"] = True  # what a fused Adam wants to hear: it is, with its numbers on the device
             self._reported = self._recorder.record(lambda: self._run_on_inputs(len(noises), clusters_on))
         torch._foreach_copy_(self._inputs, inputs)
         self._recorder.replay()

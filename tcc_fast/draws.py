@@ -8,6 +8,8 @@ int64 arithmetic: the same bits on every device, and compilable.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,13 @@ def keys(base: int, values: Tensor) -> Tensor:
         base: result of :func:`scalar_key`.
         values: int64, any shape.
     """
-    return _mix(base + (values + 1) * _GOLDEN)
+    return keys_of_each((base,), values).squeeze(0)
+
+
+def keys_of_each(bases: Sequence[int], values: Tensor) -> Tensor:
+    """:func:`keys` for several bases, in as many operations as for one: (n,) and (...,) to (n, ...)."""
+    scaled = (values + 1) * _GOLDEN
+    return _mix(torch.stack([base + scaled for base in bases]))
 
 
 def _bits(key: Tensor, slots: int, bits: int) -> Tensor:

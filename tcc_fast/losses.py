@@ -70,7 +70,8 @@ def instance_log_likelihood(
     logits = e @ queue.T / temperature  # (B, J)
     if valid is not None:
         logits = logits.masked_fill(~valid, -math.inf)
-    return positive - torch.logsumexp(torch.cat([positive.unsqueeze(1), logits], dim=1), dim=1)
+    # Not one sum over all of them together: the logits would be copied beside the positive.
+    return positive - torch.logaddexp(positive, torch.logsumexp(logits, dim=1))
 
 
 def assignment_entropy(log_pi: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, compiled: bool = Fals
             sgd.register_step_pre_hook(_give_momentum)
         return sgd
     optimizer = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return optimizer(groups, lr=lr, fused=fused, capturable=compiled and device.type == "cuda")
+    return optimizer(groups, lr=lr, fused=fused)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from tcc_fast.assign import cluster_representation, cluster_sums
 from tcc_fast.batch import Batch
 from tcc_fast.config import Config
 from tcc_fast.distributed import rank, sum_over_ranks, world_size
-from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys, scalar_key
+from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys_of_each, scalar_key
 from tcc_fast.losses import (
     assignment_entropy,
     balanced_assignment,
@@ -258,7 +258,7 @@ class TrainingStep:
         if not (self.config.loss.gumbel and self.clusters_on(step)):
             return (None,) * len(streams)
         bases = [scalar_key(STREAM_GUMBEL, self.config.seed, step, stream) for stream in streams]
-        return tuple(gumbel(keys(base, index), self.twin.prototypes.shape[0]) for base in bases)
+        return gumbel(keys_of_each(bases, index), self.twin.prototypes.shape[0]).unbind(0)
 
     def alpha_at(self, step: int) -> float:
         """α of this step."""
