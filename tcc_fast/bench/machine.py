@@ -37,7 +37,10 @@ def _processor() -> str:
 def versions() -> dict[str, str | None]:
     """Of what matters for speed; None: not installed."""
     found = {"tcc-fast": __version__, "python": platform.python_version()}
-    every = {one.name.lower(): one.version for one in metadata.distributions() if one.name}
+    every: dict[str, str] = {}
+    for one in metadata.distributions():
+        if one.name:
+            every.setdefault(one.name.lower(), one.version)  # the first on the path is the one imported
     dali = next((name for name in every if name.startswith("nvidia-dali") and "plugin" not in name), "")
     return found | {name: every.get(package) for name, package in (PACKAGES | {"DALI": dali}).items()}
 

@@ -29,26 +29,33 @@ def check(device: torch.device) -> dict[str, Any]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group(backend, init_method=f"file://{Path(folder) / 'store'}", rank=0, world_size=1)
-        x = torch.arange(4.0, device=device)
-        for operation in (dist.ReduceOp.SUM, dist.ReduceOp.MAX):
-            y = x.clone()
-            dist.all_reduce(y, operation)
-            assert torch.equal(x, y), operation
-        gathered = torch.empty_like(x)
-        (dist.all_gather_into_tensor if backend == "nccl" else _all_gather)(gathered, x)
-        dist.broadcast(gathered, 0)
-        assert torch.equal(gathered, x)
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 4)).to(device)
-        pictures = torch.randn(16, 3, 8, 8, device=device)
-        alone = network(pictures)
-        shared = DistributedDataParallel(share_batch_statistics(network, device.type == "cuda"))
-        together = shared(pictures)
-        together.square().mean().backward()
-        assert torch.allclose(alone, together, atol=1e-4)
-        assert all(parameter.grad is not None for parameter in shared.parameters())
-        dist.destroy_process_group()
+        try:
+            work_together(device)
+        finally:
+            dist.destroy_process_group()
     return {"backend": backend, "ok": True}
+
+
+def work_together(device: torch.device) -> None:
+    """What `check` is about, in the process group that is there."""
+    x = torch.arange(4.0, device=device)
+    for operation in (dist.ReduceOp.SUM, dist.ReduceOp.MAX):
+        y = x.clone()
+        dist.all_reduce(y, operation)
+        assert torch.equal(x, y), operation
+    gathered = torch.empty_like(x)
+    (dist.all_gather_into_tensor if device.type == "cuda" else _all_gather)(gathered, x)
+    dist.broadcast(gathered, 0)
+    assert torch.equal(gathered, x)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 4)).to(device)
+    pictures = torch.randn(16, 3, 8, 8, device=device)
+    alone = network(pictures)
+    shared = DistributedDataParallel(share_batch_statistics(network, device.type == "cuda"))
+    together = shared(pictures)
+    together.square().mean().backward()
+    assert torch.allclose(alone, together, atol=1e-4)
+    assert all(parameter.grad is not None for parameter in shared.parameters())
 
 
 def _all_gather(result: torch.Tensor, own: torch.Tensor) -> None:
