@@ -279,7 +279,9 @@ def case_row(case: Case, result: dict[str, Any]) -> str:
             return "left out" if name in result["skipped"] else ""
         ratio = figures["ratio"]
         text = with_spread(figures["img_per_s"], count)
-        return text if name in (result["baseline"], DECODE) else f"{text}, **{with_spread(ratio, times, '×')}**"
+        if ratio is None or name in (result["baseline"], DECODE):
+            return text
+        return f"{text}, **{with_spread(ratio, times, '×')}**"
 
     best = best_of(BEST, result)
     share = result["results"][best]["of_ceiling"] if best else None
