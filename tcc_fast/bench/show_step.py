@@ -65,8 +65,10 @@ def remarks(result: dict[str, Any]) -> list[str]:
         if name in whole:
             ms, share = whole[name]["ms"], whole[name]["utilisation"]
             lines.append(f"{name}: {milliseconds(ms)} ms a step, {percent(share)} of the measured matrix rate")
-    idle = whole["idle"]
-    lines.append("idle: not known of a CPU" if idle is None else f"idle: {100 * idle:.1f} % of the time")
+    if "idle" in whole:  # else the measurement ended before
+        unknown = "of a CPU" if result["device"] == "cpu" else "since torch's profiler saw nothing of the GPU"
+        idle = whole["idle"]
+        lines.append(f"idle: not known {unknown}" if idle is None else f"idle: {100 * idle:.1f} % of the time")
     return lines
 
 

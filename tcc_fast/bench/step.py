@@ -42,6 +42,7 @@ def bench_step(
     say: Callable[[str], None] = lambda sentence: None,
     calibrate: Calibrate | None = None,
     rates: Rates | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
     """Measure the step.
 
@@ -54,6 +55,7 @@ def bench_step(
         say: told what goes on.
         calibrate: in place of the fixed piece of work.
         rates: of the device; None: measured now.
+        keep: given all that was found so far, as it is returned, each time that there is more.
 
     Returns:
         What `compare` gives, with ``ratio`` against the plain version with its DataLoader and ``of_ceiling`` against
@@ -67,10 +69,15 @@ def bench_step(
     bf16 = task.dtype == torch.bfloat16
     tune(task.device, "bf16" if bf16 else "fp32", what.compiling != "off")
     result = compare(task, step_openers(what, plain, feeds), rounds, seconds, say, calibrate, PLAIN, FIXED)
+    result["compile"] = what.compiling
+    keep(result)
     gc.collect()  # models and batches of the contenders
     say("measuring the device")
     rates = rates or measure_rates(task.device, task.dtype)
     work = count_work(what.config, lambda: TCC(what.config.model, what.config.loss), bf16)
+    result["rates"] = rates.to_json()
+    result["whole"] = whole_step(result, work, rates, what.config.train.batch_size)
+    keep(result)
     say("piece by piece")
     compiled = what.compiling != "off"
     piecewise = PiecewiseStep(build_step(what.config, task.device, bf16, "off", for_compiling=compiled), compiled)
@@ -78,17 +85,16 @@ def bench_step(
     with closing(pipeline):
         batches = endless(pipeline)
         pieces = measure_parts(piecewise, batches, clock(task.device), max(rounds, PIECEWISE_STEPS))
-        peaks = measure_parts(piecewise, batches, PeakMemory(task.device), 2, 1) if task.device.type == "cuda" else []
+        result |= {"parts": summarise_parts(pieces, [], work, rates), "pieces": pieces}
+        keep(result)
+        if task.device.type == "cuda":
+            peaks = measure_parts(piecewise, batches, PeakMemory(task.device), 2, 1)
+            result["parts"] = summarise_parts(pieces, peaks, work, rates)
+            keep(result)
         say("watching for idleness")
         del piecewise
-        idle = idleness(what, batches)
-    return result | {
-        "compile": what.compiling,
-        "rates": rates.to_json(),
-        "parts": summarise_parts(pieces, peaks, work, rates),
-        "whole": whole_step(result, work, rates, what.config.train.batch_size) | {"idle": idle},
-        "pieces": pieces,
-    }
+        result["whole"]["idle"] = idleness(what, batches)
+    return result
 
 
 def idleness(what: StepTask, batches: Any) -> float | None:
