@@ -18,14 +18,24 @@ from torch import nn
 from torch.autograd import DeviceType
 
 from tcc_fast.batch import Batch
-from tcc_fast.bench import Task, rounds
+from tcc_fast.bench import Task, plain, rounds
 from tcc_fast.bench import step as bench_module
 from tcc_fast.bench.parts import PARTS, Clock, CudaClock, PiecewiseStep, busy_milliseconds, covered, measure_parts
-from tcc_fast.bench.plain import PlainStep, build_plain_step, plain_batches, plain_loader
+from tcc_fast.bench.plain import PlainStep, build_plain_step, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
 from tcc_fast.bench.show_step import contender_rows, part_rows, remarks
 from tcc_fast.bench.step import bench_step, summarise_parts
-from tcc_fast.bench.stepping import FED, FIXED, PLAIN, PLAIN_FIXED, StepTask, build_step, fixed_batch, steps
+from tcc_fast.bench.stepping import (
+    FED,
+    FIXED,
+    PLAIN,
+    PLAIN_FIXED,
+    StepTask,
+    build_step,
+    fixed_batch,
+    step_openers,
+    steps,
+)
 from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.model import TCC
@@ -235,6 +245,33 @@ def test_the_plain_loader_makes_the_recipe(settings: Config, digits: Path) -> No
     batch = next(plain_batches(loader, CPU))
     assert batch.view_1.shape == (BATCH, 3, 8, 8)
     assert not torch.equal(batch.view_1, batch.view_2)
+
+
+def test_the_workers_of_the_plain_loader_leave_room_in_shared_memory(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches of each worker, two views of 8 x 8 in fp32; half of what is free is theirs."""
+    settings = load_config("digits", [*SETTINGS, "data.workers=1", "train.batch_size=64"])
+    task = Task(open_dataset(digits), settings, CPU)
+    whole = 2 * 64 * 2 * 3 * 8 * 8 * 4
+    free = 2 * whole
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(plain, "SHARED", tmp_path)
+    loader = plain_loader(task, from_memory=True)
+    assert loader.batch_size == 64
+    assert loader_note(loader, task) == ""
+    free -= 1
+    loader = plain_loader(task, from_memory=True)
+    assert loader.batch_size == 32
+    note = step_openers(StepTask(task, "off"))[PLAIN]().note
+    assert note.endswith(f"pictures from memory; batches are of 32, since {tmp_path} is too small for 64")
+    free = whole // 8
+    with pytest.raises(ValueError, match=r"has 2\.5e-05 GB free, too little for batches of 8 from 1 workers"):
+        plain_loader(task, from_memory=True)
+    alone = settings.model_copy(update={"data": settings.data.model_copy(update={"workers": 0})})
+    assert plain_loader(Task(task.dataset, alone, CPU), from_memory=True).batch_size == 64
+    monkeypatch.setattr(plain, "SHARED", tmp_path / "nowhere")
+    assert plain_loader(task, from_memory=True).batch_size == 64
 
 
 # The roofline.
