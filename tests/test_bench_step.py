@@ -20,14 +20,17 @@ from torch.autograd import DeviceType
 from tcc_fast.batch import Batch
 from tcc_fast.bench import Task, plain, rounds
 from tcc_fast.bench import step as bench_module
+from tcc_fast.bench.contenders import Openers
 from tcc_fast.bench.parts import PARTS, Clock, CudaClock, PiecewiseStep, busy_milliseconds, covered, measure_parts
 from tcc_fast.bench.plain import PlainStep, build_plain_step, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
+from tcc_fast.bench.rounds import Source
 from tcc_fast.bench.show_step import contender_rows, part_rows, remarks
 from tcc_fast.bench.step import bench_step, summarise_parts
 from tcc_fast.bench.stepping import (
     FED,
     FIXED,
+    GRAPHS,
     PLAIN,
     PLAIN_FIXED,
     StepTask,
@@ -373,6 +376,36 @@ def test_what_fails_late_takes_nothing_with_it(
     assert [part for part in ("results", "rates", "whole", "parts", "pieces") if part in kept] == found
     if "parts" in found:
         assert not any("idle" in line for line in remarks(kept))
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("works", [True, False])
+def test_the_recorded_step_comes_last(
+    works: bool, settings: Config, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording that fails may leave a process in which nothing works: here, not even the fixed batch."""
+
+    def openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ...] = (None,)) -> Openers:
+        found = step_openers(what, plain, feeds)
+        return found | {GRAPHS: found[FIXED] if works else broken}
+
+    def broken(*arguments: Any) -> Source:
+        monkeypatch.setattr(rounds, "_turn", broken)
+        raise RuntimeError("cannot record")
+
+    monkeypatch.setattr(bench_module, "step_openers", openers)
+    dataset = open_dataset(digits)
+    what = StepTask(Task(dataset, with_num_clusters(settings, dataset), CPU), "off")
+    found = bench_step(what, 1, 1e-6, False, calibrate=Calibration(), rates=RATES)
+    assert {"rates", "whole", "parts", "pieces"} <= found.keys()
+    if works:
+        assert set(found["results"]) == {FED, FIXED, GRAPHS}
+        assert found["results"][GRAPHS] == found["recorded"]["results"][GRAPHS]
+        assert found["results"][GRAPHS]["of_ceiling"] is not None
+        assert found["contenders"][GRAPHS]["note"] == "compile=off"
+    else:
+        assert set(found["results"]) == {FED, FIXED}
+        assert "fixed batch, graphs: RuntimeError: cannot record" in found["skipped"][GRAPHS]
 
 
 @pytest.mark.usefixtures("at_once")

@@ -31,7 +31,7 @@ PARTS_HEAD = ("part of the step", "ms", "share", "floor, ms", "set by", "peak, G
 
 
 def contender_rows(result: dict[str, Any]) -> list[list[str]]:
-    """One row for each way to train, fastest first."""
+    """One row for each way to train, fastest first but for the recorded step, which has its rounds later."""
     rows = []
     for name, figures in result["results"].items():
         ratio = "" if figures["ratio"] is None or name == PLAIN else with_spread(figures["ratio"], times)

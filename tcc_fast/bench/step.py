@@ -21,8 +21,19 @@ import torch
 from tcc_fast.bench import compare
 from tcc_fast.bench.parts import PARTS, PeakMemory, PiecewiseStep, busy_milliseconds, clock, measure_parts
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
-from tcc_fast.bench.rounds import Calibrate, synchronise
-from tcc_fast.bench.stepping import FED, FIXED, PLAIN, StepTask, build_step, endless, open_feed, step_openers, steps
+from tcc_fast.bench.rounds import Calibrate, reason, synchronise
+from tcc_fast.bench.stepping import (
+    FED,
+    FIXED,
+    GRAPHS,
+    PLAIN,
+    StepTask,
+    build_step,
+    endless,
+    open_feed,
+    step_openers,
+    steps,
+)
 from tcc_fast.bench.summary import Figure
 from tcc_fast.model import TCC
 from tcc_fast.session import tune
@@ -60,7 +71,8 @@ def bench_step(
     Returns:
         What `compare` gives, with ``ratio`` against the plain version with its DataLoader and ``of_ceiling`` against
         our step on one fixed batch; ``rates`` of the device; ``parts`` (`summarise_parts`); ``whole`` (milliseconds a
-        step as trained, utilisation, idleness); and ``pieces``, every single reading.
+        step as trained, utilisation, idleness); ``pieces``, every single reading; and, on CUDA, ``recorded``, what
+        `compare` gives of a recorded step and the fixed batch, from which the former's figures are.
 
     Raises:
         ValueError: an option is out of range, or nothing could be measured.
@@ -68,9 +80,12 @@ def bench_step(
     task = what.task
     bf16 = task.dtype == torch.bfloat16
     tune(task.device, "bf16" if bf16 else "fp32", what.compiling != "off")
-    result = compare(task, step_openers(what, plain, feeds), rounds, seconds, say, calibrate, PLAIN, FIXED)
+    contenders = step_openers(what, plain, feeds)
+    recording = contenders.pop(GRAPHS, None) is not None
+    result = compare(task, contenders, rounds, seconds, say, calibrate, PLAIN, FIXED)
     result["compile"] = what.compiling
     keep(result)
+    del contenders
     gc.collect()  # models and batches of the contenders
     say("measuring the device")
     rates = rates or measure_rates(task.device, task.dtype)
@@ -94,7 +109,23 @@ def bench_step(
         say("watching for idleness")
         del piecewise
         result["whole"]["idle"] = idleness(what, batches)
+    keep(result)
+    if recording:  # last of all: if it fails, nothing else may work any more in this process
+        gc.collect()
+        anew = step_openers(what, plain=False)
+        pair = {name: anew[name] for name in (FIXED, GRAPHS)}
+        try:
+            add_recorded(result, compare(task, pair, rounds, seconds, say, calibrate, PLAIN, FIXED))
+        except Exception as error:
+            result["skipped"][GRAPHS] = reason(error)
     return result
+
+
+def add_recorded(result: dict[str, Any], pair: dict[str, Any]) -> None:
+    """Put what rounds of the recorded step and the fixed batch found about the former into a result."""
+    for part in ("results", "contenders", "skipped"):
+        result[part] |= {name: found for name, found in pair[part].items() if name == GRAPHS}
+    result["recorded"] = pair
 
 
 def idleness(what: StepTask, batches: Any) -> float | None:
