@@ -29,7 +29,7 @@ from tcc_fast.bench.decoding import open_decoding
 from tcc_fast.bench.idle import family, wait_until_idle
 from tcc_fast.bench.machine import describe_recipe
 from tcc_fast.bench.plot import comparison_svg
-from tcc_fast.bench.show import times
+from tcc_fast.bench.show import footing, times
 from tcc_fast.config import AugmentConfig, load_config
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.pipelines.order import SINGLE, EpochOrder
@@ -162,7 +162,7 @@ def counted(**settings: Any) -> tuple[Source, list[int]]:
 @pytest.mark.usefixtures("at_once")
 def test_what_was_made_beforehand_is_taken_before_the_clock_starts() -> None:
     source, taken = counted(ahead=3, stride=4)
-    (turn,) = rounds.run_rounds({"one": source}, 1, 1e-6, CPU, Calibration(), lambda sentence: None)
+    (turn,), _ = rounds.run_rounds({"one": source}, 1, 1e-6, CPU, Calibration(), lambda sentence: None)
     assert turn.batches == 4
     assert turn.pictures == 40
     assert len(taken) == 3 + 1 + turn.batches
@@ -174,7 +174,7 @@ def test_a_turn_during_which_the_machine_was_slow_is_repeated() -> None:
     sources = {name: counted()[0] for name in ("one", "two")}
     # one: 1 and 1; two: slow after it, slow before it, then good; from then on all is well.
     calibration = Calibration(1, 1, 1, 1.3, 1.3, 1, 1.2, 1.2)
-    turns = rounds.run_rounds(sources, 2, 1e-6, CPU, calibration, said.append)
+    turns, failed = rounds.run_rounds(sources, 2, 1e-6, CPU, calibration, said.append)
     assert [(turn.contender, turn.round, turn.attempt, turn.kept) for turn in turns] == [
         ("one", 0, 0, True),
         ("two", 0, 0, False),
@@ -183,6 +183,7 @@ def test_a_turn_during_which_the_machine_was_slow_is_repeated() -> None:
         ("two", 1, 0, True),
         ("one", 1, 0, True),
     ]
+    assert not failed
     assert said[2] == "round 1 of 2: two, repeated"
     assert [turn.to_json(calibration.best)["disturbed"] for turn in turns] == [False, True, True, False, False, False]
 
@@ -212,6 +213,53 @@ def test_an_earlier_turn_is_judged_by_a_later_better_calibration(task: Task) -> 
     result = compare(task, {"torch": lambda: source}, 2, 1e-6, calibrate=Improving(1, 1, 0.5, 0.5))
     assert [turn["disturbed"] for turn in result["turns"]] == [True, False]
     assert result["calibration_best"] == 0.5
+
+
+def tired(batches: int) -> Source:
+    """A source that has no memory left after so many batches."""
+
+    def make() -> Iterator[int]:
+        yield from [10] * batches
+        raise RuntimeError("CUDA out of memory")
+
+    return Source(make())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_contender_that_fails_takes_no_readings_with_it(task: Task) -> None:
+    """Neither the others' nor its own: two batches to warm up, and two for each turn."""
+    contenders = {"torch": lambda: tired(4), "resident": lambda: counted()[0], DECODE: lambda: tired(2)}
+    result = compare(task, contenders, 3, 1e-9, calibrate=Calibration())
+    assert [(turn["contender"], turn["round"]) for turn in result["turns"]] == [
+        ("torch", 0),
+        ("resident", 0),
+        ("resident", 1),
+        ("resident", 2),
+    ]
+    assert result["skipped"] == {
+        DECODE: "from round 1 on: RuntimeError: CUDA out of memory",
+        "torch": "from round 2 on: RuntimeError: CUDA out of memory",
+    }
+    assert "torch: left out: from round 2 on: RuntimeError: CUDA out of memory" in footing(result)
+    pair = [next(turn for turn in result["turns"] if turn["contender"] == name) for name in ("resident", "torch")]
+    ratio = pair[0]["img_per_s"] / pair[1]["img_per_s"]
+    assert result["results"]["resident"]["ratio"] == pytest.approx({"median": ratio, "min": ratio, "max": ratio})
+
+
+@pytest.mark.usefixtures("at_once")
+def test_if_all_fail_before_a_turn_is_over_there_is_an_error(task: Task) -> None:
+    with pytest.raises(ValueError, match="could be measured: torch: from round 1 on: RuntimeError: CUDA out of memory"):
+        compare(task, {"torch": lambda: tired(2)}, 1, 1e-6, calibrate=Calibration())
+
+
+def test_contenders_without_a_common_round_have_no_ratio(tool: ModuleType, result: dict[str, Any]) -> None:
+    turn = {"kept": True, "round": 0, "img_per_s": 5.0, "disturbed": False, "rested": True}
+    turns = [turn | {"contender": "torch"}, turn | {"contender": "resident", "round": 1}]
+    found = summarise(turns, "torch", None)
+    assert found["resident"]["ratio"] is None
+    about = {name: {"note": "as asked", "first_batch_seconds": 1.0} for name in found}
+    text = tool.record({"memory-32": result | {"turns": turns, "results": found, "contenders": about}}, "2026-01-01")
+    assert "| `torch` 5 | 5 |" in text
 
 
 def test_a_busy_child_is_waited_for() -> None:

@@ -7,22 +7,38 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 
 from tcc_fast.batch import Batch
-from tcc_fast.bench import Task, rounds
+from tcc_fast.bench import Task, plain, rounds
 from tcc_fast.bench import step as bench_module
-from tcc_fast.bench.parts import PARTS, Clock, CudaClock, PiecewiseStep, covered, measure_parts
-from tcc_fast.bench.plain import PlainStep, build_plain_step, plain_batches, plain_loader
+from tcc_fast.bench.contenders import Openers
+from tcc_fast.bench.parts import PARTS, Clock, CudaClock, PiecewiseStep, busy_milliseconds, covered, measure_parts
+from tcc_fast.bench.plain import PlainStep, build_plain_step, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
+from tcc_fast.bench.rounds import Source
 from tcc_fast.bench.show_step import contender_rows, part_rows, remarks
 from tcc_fast.bench.step import bench_step, summarise_parts
-from tcc_fast.bench.stepping import FED, FIXED, PLAIN, PLAIN_FIXED, StepTask, build_step, fixed_batch, steps
+from tcc_fast.bench.stepping import (
+    FED,
+    FIXED,
+    GRAPHS,
+    PLAIN,
+    PLAIN_FIXED,
+    StepTask,
+    build_step,
+    fixed_batch,
+    step_openers,
+    steps,
+)
 from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.model import TCC
@@ -75,16 +91,18 @@ class Names:
     """A meter that notes the order of the marks."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.steps: list[list[str]] = []
+        self.reads = 0
 
     def start(self) -> None:
-        self.found = []
+        self.steps.append([])
 
     def mark(self, part: str) -> None:
-        self.found.append(part)
+        self.steps[-1].append(part)
 
-    def read(self) -> dict[str, float]:
-        return dict.fromkeys(self.found, 1.0)
+    def read(self) -> list[dict[str, float]]:
+        self.reads += 1
+        return [dict.fromkeys(step, 1.0) for step in self.steps]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # asked for by torch.compile, which hides the warning
@@ -105,12 +123,13 @@ def test_the_pieces_together_are_the_step(
         whole(batch, number)
         piecewise(iter([batch]), number, names)
     assert_same(in_pieces, whole)
-    assert set(names.found) == set(PARTS)
-    assert names.found.count("online forward") == 1 + symmetric
+    assert set(names.steps[-1]) == set(PARTS)
+    assert names.steps[-1].count("online forward") == 1 + symmetric
     torch._dynamo.reset()
 
 
-def test_only_steps_after_the_warm_up_are_read() -> None:
+def test_only_steps_after_the_warm_up_count_and_they_are_read_when_all_are_done() -> None:
+    names = Names()
     numbers: list[int] = []
 
     class Piecewise:
@@ -119,24 +138,28 @@ def test_only_steps_after_the_warm_up_are_read() -> None:
             meter.start()
             meter.mark(str(number))
 
-    found = measure_parts(Piecewise(), iter([]), Names(), rounds=2, warm_up=3)  # type: ignore[arg-type]
+    found = measure_parts(Piecewise(), iter([]), names, rounds=2, warm_up=3)  # type: ignore[arg-type]
     assert numbers == [0, 1, 2, 3, 4]
     assert found == [{"3": 1.0}, {"4": 1.0}]
+    assert names.reads == 1
 
 
 def test_the_clock_adds_up_what_belongs_to_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([10.0, 10.5, 10.75, 11.75])
+    times = iter([10.0, 10.5, 10.75, 11.75, 20.0, 20.25])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
     clock = Clock()
     clock.start()
     for part in ("forward", "loss", "forward"):
         clock.mark(part)
-    assert clock.read() == {"forward": 1500.0, "loss": 250.0}
+    clock.start()
+    clock.mark("loss")
+    assert clock.read() == [{"forward": 1500.0, "loss": 250.0}, {"loss": 250.0}]
 
 
-def test_events_are_read_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_are_read_in_pairs_after_one_wait_for_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     class Event:
         now = 0.0
+        waits: ClassVar[list[float]] = []
 
         def __init__(self, enable_timing: bool) -> None:
             assert enable_timing
@@ -147,7 +170,7 @@ def test_events_are_read_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
             self.time = Event.now
 
         def synchronize(self) -> None:
-            self.waited = True
+            self.waits.append(self.time)
 
         def elapsed_time(self, end: Any) -> float:
             return end.time - self.time
@@ -155,10 +178,29 @@ def test_events_are_read_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.Event", Event)
     monkeypatch.setattr("torch.cuda.current_stream", lambda device: "stream")
     clock = CudaClock(torch.device("cuda"))
-    clock.start()
-    for part in ("forward", "loss", "forward"):
-        clock.mark(part)
-    assert clock.read() == {"forward": 4.0, "loss": 2.0}
+    for _ in range(2):
+        clock.start()
+        for part in ("forward", "loss", "forward"):
+            clock.mark(part)
+    assert Event.waits == []
+    assert clock.read() == [{"forward": 4.0, "loss": 2.0}] * 2
+    assert Event.waits == [Event.now]
+
+
+@pytest.mark.parametrize(("spans", "busy"), [([(0, 2000), (5000, 6000)], 3.0), ([], None)])
+def test_a_gpu_is_not_idle_because_nothing_was_seen_of_it(
+    spans: list[tuple[float, float]], busy: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where CUPTI may not be used, the profiler gives what the host did, and no error."""
+
+    def event(kind: Any, *span: float) -> SimpleNamespace:
+        time_range = SimpleNamespace(start=span[0], end=span[1])
+        return SimpleNamespace(device_type=kind, is_user_annotation=False, time_range=time_range)
+
+    seen = [event(DeviceType.CPU, 0, 9000), *(event(DeviceType.CUDA, *span) for span in spans)]
+    monkeypatch.setattr("torch.profiler.profile", lambda activities: nullcontext(SimpleNamespace(events=lambda: seen)))
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: None)
+    assert busy_milliseconds(lambda: None, torch.device("cuda")) == busy
 
 
 def test_the_union_of_spans() -> None:
@@ -206,6 +248,33 @@ def test_the_plain_loader_makes_the_recipe(settings: Config, digits: Path) -> No
     batch = next(plain_batches(loader, CPU))
     assert batch.view_1.shape == (BATCH, 3, 8, 8)
     assert not torch.equal(batch.view_1, batch.view_2)
+
+
+def test_the_workers_of_the_plain_loader_leave_room_in_shared_memory(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches of each worker, two views of 8 x 8 in fp32; half of what is free is theirs."""
+    settings = load_config("digits", [*SETTINGS, "data.workers=1", "train.batch_size=64"])
+    task = Task(open_dataset(digits), settings, CPU)
+    whole = 2 * 64 * 2 * 3 * 8 * 8 * 4
+    free = 2 * whole
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(plain, "SHARED", tmp_path)
+    loader = plain_loader(task, from_memory=True)
+    assert loader.batch_size == 64
+    assert loader_note(loader, task) == ""
+    free -= 1
+    loader = plain_loader(task, from_memory=True)
+    assert loader.batch_size == 32
+    note = step_openers(StepTask(task, "off"))[PLAIN]().note
+    assert note.endswith(f"pictures from memory; batches are of 32, since {tmp_path} is too small for 64")
+    free = whole // 8
+    with pytest.raises(ValueError, match=r"has 2\.5e-05 GB free, too little for batches of 8 from 1 workers"):
+        plain_loader(task, from_memory=True)
+    alone = settings.model_copy(update={"data": settings.data.model_copy(update={"workers": 0})})
+    assert plain_loader(Task(task.dataset, alone, CPU), from_memory=True).batch_size == 64
+    monkeypatch.setattr(plain, "SHARED", tmp_path / "nowhere")
+    assert plain_loader(task, from_memory=True).batch_size == 64
 
 
 # The roofline.
@@ -278,6 +347,65 @@ def test_the_whole_measurement(settings: Config, digits: Path) -> None:
     assert rows[FED][3].endswith(" %")
     assert rows[PLAIN][2] == ""
     assert any("idle: not known of a CPU" in line for line in remarks(result))
+    assert any("profiler saw nothing of the GPU" in line for line in remarks(result | {"device": "cuda:0"}))
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("late", "found"),
+    [
+        ("measure_rates", ["results"]),
+        ("measure_parts", ["results", "rates", "whole"]),
+        ("idleness", ["results", "rates", "whole", "parts", "pieces"]),
+    ],
+)
+def test_what_fails_late_takes_nothing_with_it(
+    late: str, found: list[str], settings: Config, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(bench_module, "measure_rates", lambda device, dtype: RATES)
+    monkeypatch.setattr(bench_module, late, fail)
+    dataset = open_dataset(digits)
+    what = StepTask(Task(dataset, with_num_clusters(settings, dataset), CPU), "off")
+    kept: dict[str, Any] = {}
+    with pytest.raises(RuntimeError, match="no such luck"):
+        bench_step(what, 1, 1e-6, plain=False, calibrate=Calibration(), keep=kept.update)
+    assert kept["results"].keys() == {FED, FIXED}
+    assert [part for part in ("results", "rates", "whole", "parts", "pieces") if part in kept] == found
+    if "parts" in found:
+        assert not any("idle" in line for line in remarks(kept))
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("works", [True, False])
+def test_the_recorded_step_comes_last(
+    works: bool, settings: Config, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording that fails may leave a process in which nothing works: here, not even the fixed batch."""
+
+    def openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ...] = (None,)) -> Openers:
+        found = step_openers(what, plain, feeds)
+        return found | {GRAPHS: found[FIXED] if works else broken}
+
+    def broken(*arguments: Any) -> Source:
+        monkeypatch.setattr(rounds, "_turn", broken)
+        raise RuntimeError("cannot record")
+
+    monkeypatch.setattr(bench_module, "step_openers", openers)
+    dataset = open_dataset(digits)
+    what = StepTask(Task(dataset, with_num_clusters(settings, dataset), CPU), "off")
+    found = bench_step(what, 1, 1e-6, False, calibrate=Calibration(), rates=RATES)
+    assert {"rates", "whole", "parts", "pieces"} <= found.keys()
+    if works:
+        assert set(found["results"]) == {FED, FIXED, GRAPHS}
+        assert found["results"][GRAPHS] == found["recorded"]["results"][GRAPHS]
+        assert found["results"][GRAPHS]["of_ceiling"] is not None
+        assert found["contenders"][GRAPHS]["note"] == "compile=off"
+    else:
+        assert set(found["results"]) == {FED, FIXED}
+        assert "fixed batch, graphs: RuntimeError: cannot record" in found["skipped"][GRAPHS]
 
 
 @pytest.mark.usefixtures("at_once")

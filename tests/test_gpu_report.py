@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from tcc_fast.batch import Batch
-from tcc_fast.bench import rounds
+from tcc_fast.bench import Task, rounds, summarise, verify
 from tcc_fast.bench import step as bench_module
 from tcc_fast.bench.roofline import Rates
-from tcc_fast.bench.stepping import build_step, fed_by
-from tcc_fast.bench.verify import deviation, exact_products, in_dtype, watch
+from tcc_fast.bench.stepping import build_step, fed_by, open_feed
+from tcc_fast.bench.verify import deviation, exact_products, in_dtype, loss_curve, watch
 from tcc_fast.config import load_config
+from tcc_fast.datasets import open_dataset
 from tests.conftest import TINY, load_tool
 from tests.test_bench_step import Quick
 from tests.test_cli import type_in
@@ -132,6 +134,7 @@ def verified(**changed: Any) -> dict[str, Any]:
         "deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.04},
         "watched": {"on": watched},
         "one_rank": {"ok": True, "backend": "nccl"},
+        "failures": {},
     }
     return fine | changed
 
@@ -146,14 +149,35 @@ def verified(**changed: Any) -> dict[str, Any]:
             {"watched": {"on": {"steps": 9, "graphs": 2, "compiled_later": 1, "error": "called a synchronizing"}}},
             [True, False, False, True],
         ),
+        (
+            {"watched": {"on": {"steps": 9, "graphs": 2, "compiled_later": 0, "error": "would recompile"}}},
+            [True, False, False, True],
+        ),
+        (
+            {"watched": {"on": {"steps": 9, "graphs": None, "compiled_later": None, "error": "no compiler"}}},
+            [True, False, False, True],
+        ),
         ({"one_rank": {"ok": False, "error": "no NCCL"}}, [True, True, True, False]),
+        ({"failures": {"losses, bf16, graphs": "cannot record"}}, [False, True, True, True]),
+        ({"failures": {"watched, graphs": "cannot record"}}, [True, False, False, True]),
+        ({"one_rank": None, "failures": {"one rank": "it took too long"}}, [True, True, True, False]),
+        (
+            {
+                "curves": {},
+                "deviations": {},
+                "watched": {},
+                "failures": {"losses, fp32, eager": "out of memory", "watched, on": "out of memory"},
+            },
+            [False, False, False, True],
+        ),
     ],
 )
 def test_what_must_hold(page: ModuleType, changed: dict[str, Any], expected: list[bool]) -> None:
     goals = page.verify_goals(verified(**changed))
     assert [goal.reached for goal in goals] == expected
     said = "\n".join(page.verify_section(verified(**changed)))
-    assert all(reason in said for reason in ("called a synchronizing", "no NCCL") if reason in str(changed))
+    reasons = ("called a synchronizing", "no compiler", "no NCCL", "cannot record", "it took too long", "out of memory")
+    assert all(reason in said for reason in reasons if reason in str(changed))
 
 
 def test_on_a_gpu_goals_are_judged_and_failures_are_said(page: ModuleType) -> None:
@@ -161,7 +185,7 @@ def test_on_a_gpu_goals_are_judged_and_failures_are_said(page: ModuleType) -> No
     about = {"machine": machine, "versions": {"torch": "2.11.0", "FFCV": None}, "quick": False}
     failed = {"failed": "RuntimeError: out of memory", "date": "today", "took": 3.2}
     share = {"median": 0.01, "min": 0.01, "max": 0.01}
-    memory = {"share": share, "results": {}, "date": "today", "took": 60.0}
+    memory = {"share": share, "results": {}, "skipped": {}, "date": "today", "took": 60.0}
     text = page.report({"about": about, "step-96": failed, "memory": memory}, "2026-01-01", PARTS)
     assert "NVIDIA H200" in text
     assert "No GPU was there" not in text
@@ -172,12 +196,180 @@ def test_on_a_gpu_goals_are_judged_and_failures_are_said(page: ModuleType) -> No
 
 
 def test_a_part_that_fails_is_a_finding(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, amount: Any) -> dict[str, Any]:
+    def fail(name: str, amount: Any, keep: Any) -> dict[str, Any]:
         raise RuntimeError("no such luck")
 
     monkeypatch.setitem(tool.PARTS, "memory", fail)
     tool.main(["memory", "--quick", "--out", str(tmp_path / "gpu.md"), "--work", str(tmp_path)])
     assert "- **failed**: RuntimeError: no such luck" in (tmp_path / "gpu.md").read_text()
+
+
+def test_what_a_part_found_before_it_failed_is_shown(
+    tool: ModuleType, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    out = tmp_path / "gpu.md"
+    for late, parts in (("idleness", True), ("measure_parts", False)):
+        monkeypatch.setattr(bench_module, late, fail)
+        tool.main(["step-32", "--quick", "--out", str(out), "--work", str(work)])
+        found, text = json.loads(out.with_suffix(".json").read_text())["step-32"], out.read_text()
+        assert found["failed"] == "RuntimeError: no such luck"
+        assert ("parts" in found) == parts
+        assert "- **failed**: RuntimeError: no such luck" in text
+        assert "| whole step |" in text
+        assert ("| EMA |" in text) == parts
+        assert "not judged" in text
+
+
+def test_a_process_that_dies_takes_no_readings_with_it(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dies halfway, one before it does anything, one when it has found all; all were measured earlier too."""
+
+    class Died(BaseException):
+        pass
+
+    def die(name: str, amount: Any, keep: Any) -> dict[str, Any]:
+        keep(verified(failures={"watched, graphs": "not finished"}))
+        raise Died
+
+    def run(command: list[str], **options: Any) -> Any:
+        try:
+            if command[2] != "memory":
+                tool.main(command[2:])
+        except Died:
+            return SimpleNamespace(returncode=-6)
+        return SimpleNamespace(returncode=0 if command[2] == "quality" else -9)
+
+    runs = {"why": "all that there is", "runs": {}}
+    for name, part in {"verify": die, "quality": lambda *_: runs, "run": lambda *_: runs}.items():
+        monkeypatch.setitem(tool.PARTS, name, part)
+    monkeypatch.setattr("subprocess.run", run)
+    out = tmp_path / "gpu.md"
+    earlier = {"date": "earlier", "took": 1.0, "curves": {"earlier": [1.0]}, "share": 1.0, "failed": "earlier"}
+    out.with_suffix(".json").write_text(json.dumps(dict.fromkeys(("verify", "memory", "quality", "run"), earlier)))
+    tool.main(["verify", "memory", "quality", "run", "--quick", "--out", str(out), "--work", str(tmp_path)])
+    results, text = json.loads(out.with_suffix(".json").read_text()), out.read_text()
+    assert results["verify"]["failed"] == "not finished; ended with exit status -6"
+    assert results["verify"]["curves"] == verified()["curves"]
+    assert results["memory"].keys() == {"failed", "date", "took"}
+    assert results["memory"]["failed"] == results["run"]["failed"] == "ended with exit status -9"
+    assert results["quality"].keys() == {"why", "runs", "date", "took"}
+    assert results["run"]["why"] == "all that there is"
+    assert "- **failed**: ended with exit status -9" in text
+    assert "- **failed**: watched, graphs: not finished" in text
+    assert "earlier" not in text + json.dumps(results)
+
+
+def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
+    tool: ModuleType, page: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def curve(task: Any, bf16: bool, compiling: str, steps: int) -> list[float]:
+        order.append(f"{'bf16' if bf16 else 'fp32'} {compiling}")
+        if (bf16, compiling) == (True, "on"):
+            raise RuntimeError("no compiler")
+        return [1.0, 2.0]
+
+    def watched(training_step: str, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
+        order.append(f"watched {training_step}")
+        if training_step == "graphs":
+            raise torch.OutOfMemoryError("all gone")
+        return {"steps": steps, "graphs": 2, "compiled_later": 0, "error": None}
+
+    def python(*arguments: str, seconds: float) -> Any:
+        order.append("one rank")
+        raise subprocess.TimeoutExpired("python", seconds)
+
+    monkeypatch.setattr(tool, "compile_mode", lambda *_: "on")
+    monkeypatch.setattr(tool, "loss_curve", curve)
+    monkeypatch.setattr(tool, "build_step", lambda config, device, bf16, compiling: compiling)
+    monkeypatch.setattr(tool, "endless", iter)
+    monkeypatch.setattr(tool, "open_feed", lambda task, compiled: (Feed(), "none"))
+    monkeypatch.setattr(tool, "watch", watched)
+    monkeypatch.setattr(tool, "python", python)
+    kept: list[dict[str, str]] = []
+    found = tool.measure_verify("verify", tool.sizes(True, work), lambda found: kept.append(dict(found["failures"])))
+    before = ["fp32 off", "bf16 off", "fp32 on", "bf16 on", "watched on", "one rank"]
+    assert order == [*before, "bf16 graphs", "watched graphs"]
+    assert list(found["curves"]) == ["fp32, eager", "bf16, eager", "fp32, compiled", "bf16, graphs"]
+    assert list(found["watched"]) == ["on"]
+    assert found["failures"] == {
+        "losses, bf16, compiled": "RuntimeError: no compiler",
+        "watched, graphs": "OutOfMemoryError: all gone",
+        "one rank": "TimeoutExpired: Command 'python' timed out after 120.0 seconds",
+    }
+    assert len(kept) == len(order)
+    assert kept[0]["watched, graphs"] == "not finished"
+    goals = page.verify_goals(found)
+    assert [goal.reached for goal in goals] == [False] * 4
+    assert goals[0].measured == "0.0 %; losses, bf16, compiled failed"
+    assert "- **failed**: watched, graphs: OutOfMemoryError: all gone" in page.verify_section(found)
+
+
+class Feed(list[Batch]):
+    """A pipeline of nothing."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_what_is_watched_is_what_trains(
+    precision: str, tool: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned: list[Any] = []
+
+    def watched(training_step: Any, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
+        tuned.append((training_step.accelerator.mixed_precision, next(batches).view_1.dtype))
+        return {"steps": steps, "graphs": 2, "compiled_later": 0, "error": None}
+
+    monkeypatch.setattr(tool, "compile_mode", lambda *_: "on")
+    monkeypatch.setattr(tool, "resolve_precision", lambda choice, device: precision)
+    monkeypatch.setattr(tool, "tune", lambda *settings: tuned.append(settings[1:]))
+    monkeypatch.setattr(tool, "loss_curve", lambda *_: [1.0])
+    monkeypatch.setattr(tool, "open_feed", lambda task, compiled: open_feed(task))  # nothing is compiled here
+    monkeypatch.setattr(tool, "build_step", lambda *settings: build_step(*settings[:3], "off"))
+    monkeypatch.setattr(tool, "watch", watched)
+    monkeypatch.setattr(
+        tool, "python", lambda *_, seconds: SimpleNamespace(returncode=0, stdout='{"ok": true}', stderr="")
+    )
+    found = tool.measure_verify("verify", tool.sizes(True, work), lambda found: None)
+    assert found["failures"] == {}
+    one = ("bf16", torch.bfloat16) if precision == "bf16" else ("no", torch.float32)
+    assert tuned == [(precision, True), one] * 2
+
+
+def test_the_long_queue_is_compared_within_rounds(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second round the long one has no turn that is kept, which is no reason to have no figure."""
+    rates = [
+        ("J = 65,536", 0, 90.0),
+        ("J = 16", 0, 100.0),
+        ("J = 16", 1, 50.0),
+        ("J = 65,536", 2, 98.0),
+        ("J = 16", 2, 100.0),
+    ]
+    turns = [
+        {"kept": True, "contender": name, "round": number, "img_per_s": rate, "disturbed": False}
+        for name, number, rate in rates
+    ]
+
+    def compare(*arguments: Any) -> dict[str, Any]:
+        return {"results": summarise(turns, arguments[6], arguments[7]), "skipped": {"J = 65,536": "all gone"}}
+
+    monkeypatch.setattr(tool, "speed_task", lambda *_: SimpleNamespace(task=None))
+    monkeypatch.setattr(tool, "step_openers", lambda *_, plain: {tool.FIXED: None})
+    monkeypatch.setattr(tool, "compare", compare)
+    kept: dict[str, Any] = {}
+    found = tool.measure_memory("memory", tool.sizes(True, Path()), kept.update)
+    assert found["share"] == pytest.approx({"median": 0.06, "min": 0.02, "max": 0.1})
+    del turns[0], turns[2], kept["results"]
+    with pytest.raises(ValueError, match="no round has a turn of both queues: J = 65,536: all gone"):
+        tool.measure_memory("memory", tool.sizes(True, Path()), kept.update)
+    assert kept["results"].keys() == {"J = 16"}
 
 
 def test_an_unknown_part_is_refused(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,11 +389,47 @@ def test_curves_are_compared_by_the_means_of_windows() -> None:
 
 
 def test_precision_is_given_back() -> None:
-    before = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    cudnn = torch.backends.cudnn
+    before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
     with exact_products(True):
         assert torch.get_float32_matmul_precision() == "highest"
-        assert not torch.backends.cudnn.allow_tf32
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+        assert (cudnn.allow_tf32, cudnn.benchmark) == (False, False)
+        with exact_products(False, True):
+            assert (cudnn.allow_tf32, cudnn.benchmark) == (True, True)
+        assert not cudnn.benchmark
+    assert (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark) == before
+
+
+@pytest.mark.parametrize("compiling", ["off", "on"])
+def test_a_curve_has_the_convolutions_of_the_tuned_step(
+    compiling: str, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[bool] = []
+    settings = load_config("digits", [*TINY, "model.num_clusters=10", "train.batch_size=8"])
+    real = build_step(settings, torch.device("cpu"), True, "off")
+
+    class Step:
+        optimizer = real.optimizer
+
+        def __call__(self, batch: Batch, step: int) -> Any:
+            searched.append(torch.backends.cudnn.benchmark)
+            return real(batch, step)
+
+    monkeypatch.setattr(verify, "build_step", lambda *_: Step())
+    assert len(loss_curve(Task(open_dataset(digits), settings, torch.device("cpu")), True, compiling, 2)) == 2
+    assert searched == [compiling == "on"] * 2
+
+
+def test_a_step_that_fails_at_once_is_a_finding() -> None:
+    class Step:
+        twin = SimpleNamespace(prototypes=torch.zeros(1))
+
+        def __call__(self, batch: Batch, step: int) -> None:
+            raise RuntimeError("cannot record\nat all")
+
+    batch = Batch(torch.ones(2), torch.ones(2), torch.arange(2))
+    found = watch(Step(), [batch] * 3, 2, 1)  # type: ignore[arg-type]
+    assert found == {"steps": 1, "graphs": None, "compiled_later": None, "error": "RuntimeError: cannot record"}
 
 
 def test_a_step_that_must_be_compiled_anew_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

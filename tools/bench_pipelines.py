@@ -31,7 +31,7 @@ from PIL import Image
 from rich.console import Console
 
 from tcc_fast.bench import BASELINE, DECODE, Source, Task, compare, openers, summarise
-from tcc_fast.bench.plain import end_workers, plain_batches, plain_loader
+from tcc_fast.bench.plain import end_workers, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.show import count, end_saying, heading, percent, say_on_stderr, show_comparison, spread, times
 from tcc_fast.config import AugmentConfig, Config, DataConfig, TrainConfig
 from tcc_fast.datasets import convert, open_dataset
@@ -197,6 +197,7 @@ def open_plain(task: Task, from_memory: bool) -> Source:
     """A DataLoader with torchvision's older transforms as a contender."""
     loader = plain_loader(task, from_memory)
     note = "DataLoader with torchvision's older transforms, " + ("from memory" if from_memory else "decoded by Pillow")
+    note += loader_note(loader, task)
     counts = (len(batch.index) for batch in plain_batches(loader, task.device))
     return Source(counts, note, 2 * task.threads, max(1, task.threads), lambda: end_workers(loader))
 
@@ -279,7 +280,9 @@ def case_row(case: Case, result: dict[str, Any]) -> str:
             return "left out" if name in result["skipped"] else ""
         ratio = figures["ratio"]
         text = with_spread(figures["img_per_s"], count)
-        return text if name in (result["baseline"], DECODE) else f"{text}, **{with_spread(ratio, times, '×')}**"
+        if ratio is None or name in (result["baseline"], DECODE):
+            return text
+        return f"{text}, **{with_spread(ratio, times, '×')}**"
 
     best = best_of(BEST, result)
     share = result["results"][best]["of_ceiling"] if best else None

@@ -11,9 +11,11 @@ from typing import Any
 
 from tcc_fast.bench.show import heading, percent
 from tcc_fast.bench.show_step import CONTENDERS, PARTS_HEAD, contender_rows, part_rows, remarks
-from tcc_fast.bench.stepping import FIXED, GRAPHS, fed_by
+from tcc_fast.bench.stepping import GRAPHS, fed_by
 from tcc_fast.bench.verify import WINDOW
 
+REFERENCE = "fp32, eager"
+"""The curve that the others are compared with."""
 TOLERANCE = 0.05
 """By how much window means of the losses may differ, as a share."""
 
@@ -75,7 +77,7 @@ def speed_goals(name: str, result: dict[str, Any] | None) -> list[Goal]:
     ]
     if not case.from_memory:
         rows.append(at_least("pipeline ÷ fixed batch, dali", fed_by("dali"), "of_ceiling", 0.95, "{:.3f}".format))
-    share = result["parts"]["augment"]["share"] if found and result else None
+    share = result["parts"]["augment"]["share"] if result and "parts" in result else None
     measured = None if share is None else f"{100 * share:.1f} %"
     rows.append(Goal(f"views, share of the step, {pixels}", "< 5 %", measured, None if share is None else share < 0.05))
     return rows
@@ -95,23 +97,46 @@ def verify_goals(result: dict[str, Any] | None) -> list[Goal]:
     if not result or "curves" not in result:
         missing = ("losses, tuned against fp32 eager", "steps that wait", "graphs compiled after warm-up", "one rank")
         return [Goal(what, "", None, None) for what in missing]
-    worst = max(value if math.isfinite(value) else math.inf for value in result["deviations"].values())
-    errors = [one["error"] for one in result["watched"].values() if one["error"]]
-    later = sum(one["compiled_later"] for one in result["watched"].values())
-    steps = next(iter(result["watched"].values()))["steps"]
-    rank = result["one_rank"]
-    curves = len(next(iter(result["curves"].values())))
+    finite = [value if math.isfinite(value) else math.inf for value in result["deviations"].values()]
+    worst = [f"{100 * max(finite):.1f} %"] if finite else []
+    curves = [str(len(curve)) for curve in result["curves"].values()][:1]
+    watched = list(result["watched"].values())
+    steps = [str(one["steps"]) for one in watched][:1]
+    errors = [one["error"] for one in watched if one["error"]]
+    later = [one["compiled_later"] for one in watched]
+    lost, unwatched = ([f"{one} failed" for one in result["failures"] if one.startswith(kind)] for kind in KINDS)
+    unknown = unwatched + (["the warm-up failed"] if None in later else [])
+    rank = one_rank(result)
     return [
         Goal(
-            f"losses over {curves} steps, tuned against fp32 eager",
+            f"losses over {'?' if not curves else curves[0]} steps, tuned against fp32 eager",
             f"≤ {percent(TOLERANCE)}",
-            f"{100 * worst:.1f} %",
-            worst <= TOLERANCE,
+            "; ".join(worst + lost),
+            not lost and max(finite) <= TOLERANCE,
         ),
-        Goal(f"steps that wait, of {steps}", "none", errors[0] if errors else "none", not errors),
-        Goal("graphs compiled after warm-up", "0", str(later), later == 0),
+        Goal(
+            f"steps that wait, of {'?' if not steps else steps[0]}",
+            "none",
+            "; ".join(errors[:1] + unwatched) or "none",
+            not errors and not unwatched,
+        ),
+        Goal(
+            "graphs compiled after warm-up",
+            "0",
+            "; ".join([str(sum(filter(None, later))), *unknown]),
+            not errors and not unknown and not any(later),
+        ),
         Goal("one rank: collectives, DDP, batch norm", "works", rank.get("backend") or rank["error"], rank["ok"]),
     ]
+
+
+KINDS = ("losses", "watched")
+"""With what the names of these pieces of `verify` begin."""
+
+
+def one_rank(result: dict[str, Any]) -> dict[str, Any]:
+    """What it said, or why it said nothing."""
+    return result.get("one_rank") or {"ok": False, "error": result["failures"]["one rank"]}
 
 
 def report(results: dict[str, Any], date: str, parts: Iterable[str]) -> str:
@@ -150,29 +175,41 @@ def report(results: dict[str, Any], date: str, parts: Iterable[str]) -> str:
 
 def section(name: str, result: dict[str, Any]) -> list[str]:
     """What one part found."""
-    took = f"- measured {result['date']} in {result['took']:.0f} s"
-    if "failed" in result:
-        return [took, f"- **failed**: {result['failed']}"]
-    if name in SPEED:
-        return [took, *speed_section(result)]
-    if name == "verify":
-        return [took, *verify_section(result)]
-    if name == "memory":
-        share = result["share"]["median"]
-        contenders = [f"- {one}: {found['img_per_s']['median']:,.0f} img/s" for one, found in result["results"].items()]
-        return [took, *contenders, f"- the long queue costs {100 * share:.1f} % of the step"]
-    return [took, *run_section(result)]
+    lines = [f"- measured {result['date']} in {result['took']:.0f} s"]
+    if "failed" in result:  # after it had found whatever follows
+        lines.append(f"- **failed**: {result['failed']}")
+    if name in SPEED and "results" in result:
+        lines += speed_section(result)
+    if name == "verify" and "curves" in result:
+        lines += verify_section(result)
+    if name == "memory" and "results" in result:
+        lines += memory_section(result)
+    if "runs" in result:
+        lines += run_section(result)
+    return lines
+
+
+def memory_section(result: dict[str, Any]) -> list[str]:
+    """Both speeds, and what the difference is."""
+    lines = [f"- {one}: {found['img_per_s']['median']:,.0f} img/s" for one, found in result["results"].items()]
+    lines += [f"- left out: {one}: {why}" for one, why in result["skipped"].items()]
+    if "share" in result:
+        lines.append(f"- the long queue costs {100 * result['share']['median']:.1f} % of the step")
+    return lines
 
 
 def speed_section(result: dict[str, Any]) -> list[str]:
-    """Tables as `bench step` prints them, and what to do next."""
-    notes = [f"- {line}" for line in [*heading(result), *remarks(result)]]
+    """Tables as `bench step` prints them, and what to do next; those of them that were reached."""
+    notes = [f"- {line}" for line in [*heading(result), *(remarks(result) if "parts" in result else [])]]
     notes += [f"- {one}: {about['note']}; first batch after {about['first_batch_seconds']:.1f} s"
               for one, about in result["contenders"].items()]  # fmt: skip
     notes += [f"- left out: {one}: {why}" for one, why in result["skipped"].items()]
-    if GRAPHS in result["results"] and FIXED in result["results"]:
-        gain = result["results"][GRAPHS]["of_ceiling"]["median"]
-        notes.append(f"- a CUDA graph of the whole step makes {gain:.3f} times the throughput of the fixed batch")
+    if gain := result["results"].get(GRAPHS, {}).get("of_ceiling"):
+        times = f"{gain['median']:.3f} times"
+        notes.append(f"- a CUDA graph of the whole step makes {times} the throughput of the fixed batch")
+    whole_steps = table(CONTENDERS, contender_rows(result))
+    if "parts" not in result:
+        return [*notes, "", *whole_steps]
     parts = result["parts"]
     worst = max(parts, key=lambda part: parts[part]["ms"]["median"] - parts[part]["floor_ms"])
     above = parts[worst]["ms"]["median"] - parts[worst]["floor_ms"]
@@ -180,7 +217,7 @@ def speed_section(result: dict[str, Any]) -> list[str]:
         f"- bound: the floors that memory sets are {percent(memory_share(parts))} of all floors; the next gain would "
         f"be in `{worst}`, {above:.2f} ms above its floor"
     )
-    return [*notes, "", *table(CONTENDERS, contender_rows(result)), "", *table(PARTS_HEAD, part_rows(result))]
+    return [*notes, "", *whole_steps, "", *table(PARTS_HEAD, part_rows(result))]
 
 
 def memory_share(parts: dict[str, Any]) -> float:
@@ -196,24 +233,33 @@ def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
 
 def verify_section(result: dict[str, Any]) -> list[str]:
     """Curves at a few steps, and what was watched."""
-    curves = result["curves"]
-    length = len(next(iter(curves.values())))
-    shown = sorted({step * (length - 1) // 5 for step in range(6)})
-    rows = [
-        [one, *(f"{curve[step]:.3f}" for step in shown), f"{100 * result['deviations'][one]:.2f} %"]
-        for one, curve in curves.items()
-    ]
-    head = ("loss at step", *(str(step) for step in shown), "largest deviation")
+    failed = [f"- **failed**: {one}: {why}" for one, why in result["failures"].items()]
     watched = [
         f"- compile={mode}: {one['graphs']} graphs, and {one['compiled_later']} more in {one['steps']} steps that may "
         f"not wait: {one['error'] or 'none did'}"
+        if one["graphs"] is not None
+        else f"- compile={mode}: the warm-up failed: {one['error']}"
         for mode, one in result["watched"].items()
     ]
-    rank = result["one_rank"]
+    rank = one_rank(result)
     works = "works" if rank["ok"] else rank["error"]
     said = f"- one rank: {rank.get('backend', '')} {works}; two NCCL ranks need two GPUs"
-    note = f"- deviation: of means over {WINDOW} steps from those of fp32, eager; picture: the SVG beside this file"
-    return [*watched, said, note, "", *table(head, rows)]
+    curves, deviations = result["curves"], result["deviations"]
+    if not curves:
+        return [*failed, *watched, said]
+    length = len(next(iter(curves.values())))
+    shown = sorted({step * (length - 1) // 5 for step in range(6)})
+    rows = [
+        [
+            one,
+            *(f"{curve[step]:.3f}" for step in shown),
+            f"{100 * deviations[one]:.2f} %" if one in deviations else "",
+        ]
+        for one, curve in curves.items()
+    ]
+    head = ("loss at step", *(str(step) for step in shown), "largest deviation")
+    note = f"- deviation: of means over {WINDOW} steps from those of {REFERENCE}; picture: the SVG beside this file"
+    return [*failed, *watched, said, note, "", *table(head, rows)]
 
 
 def run_section(result: dict[str, Any]) -> list[str]:
@@ -235,7 +281,7 @@ def curves_svg(curves: dict[str, list[float]]) -> str:
     """The curves over each other."""
     width, height, left, top = 720, 360, 50, 20
     values = [value for curve in curves.values() for value in curve if math.isfinite(value)]
-    low, high = min(values), max(values)
+    low, high = min(values, default=0.0), max(values, default=0.0)
     length = max(len(curve) for curve in curves.values())
 
     def point(step: int, value: float) -> str:
@@ -257,8 +303,15 @@ def curves_svg(curves: dict[str, list[float]]) -> str:
 
 def write(results: dict[str, Any], out: Path, date: str, parts: Iterable[str]) -> None:
     """The JSON, the report, and the picture of the curves."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    save(results, out)
     out.write_text(report(results, date, parts), encoding="utf-8")
-    if "curves" in results.get("verify", {}):
-        out.with_suffix(".svg").write_text(curves_svg(results["verify"]["curves"]), encoding="utf-8")
+    if curves := results.get("verify", {}).get("curves"):
+        out.with_suffix(".svg").write_text(curves_svg(curves), encoding="utf-8")
+
+
+def save(results: dict[str, Any], out: Path) -> None:
+    """The JSON beside the report: all of it or, if the process ends meanwhile, what was there before."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_suffix(".new")
+    new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    new.replace(out.with_suffix(".json"))

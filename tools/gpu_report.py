@@ -9,7 +9,8 @@ NCCL rank), `step-32`, `step-96`, `step-224` (speed against the plain version an
 pipeline that is installed; where the time and the memory go), `memory` (what a queue of 65 536 costs), `quality`
 (clusters of a tuned and of a plain run), `run` (a whole training run). Each part is a process of its own and adds its
 figures to the JSON file beside the report, from which the report is written anew. What needs a package or a data set
-that is not there is named and left out; a part that fails says why, and the others go on.
+that is not there is named and left out; a part that fails or dies says why beside what it had found, and the others go
+on.
 
 Speed is measured on generated pictures (photo-like JPEGs, the same everywhere); quality on real ones.
 """
@@ -26,7 +27,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ if importlib.util.find_spec("pydantic") is None:
 
 import torch
 from bench_pipelines import CASES, RECIPE, make_set
-from gpu_page import SPEED, TOLERANCE, SpeedCase, write
+from gpu_page import REFERENCE, SPEED, TOLERANCE, SpeedCase, save, write
 
 from tcc_fast.bench import Task, compare
 from tcc_fast.bench.machine import describe_machine, versions
@@ -57,9 +60,14 @@ from tcc_fast.config import Config, DataConfig, ModelConfig, QueueConfig, TrainC
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.session import compile_mode, resolve_precision
+from tcc_fast.session import compile_mode, resolve_precision, tune
 
 LONG_QUEUE = 65_536
+ONE_RANK_LIMIT = 120.0
+"""Seconds; it takes a few, unless NCCL waits for what never comes."""
+
+Keep = Callable[[dict[str, Any]], None]
+"""Given what a part has found so far, whenever there is more: nothing that goes wrong later can lose it."""
 
 
 @dataclass(frozen=True)
@@ -125,59 +133,87 @@ def speed_task(case: SpeedCase, amount: Sizes, queue_length: int | None = None) 
     return StepTask(task, amount.compiling, case.from_memory)
 
 
-def measure_speed(name: str, amount: Sizes) -> dict[str, Any]:
+def measure_speed(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
     """All of `bench step`, with every pipeline that can work."""
     what = speed_task(SPEED[name], amount)
     others = () if SPEED[name].from_memory else ("dali", "ffcv")
-    return bench_step(what, amount.rounds, amount.seconds, True, ("resident", *others), say_on_stderr)
+    return bench_step(what, amount.rounds, amount.seconds, True, ("resident", *others), say_on_stderr, keep=keep)
 
 
-def measure_memory(name: str, amount: Sizes) -> dict[str, Any]:
-    """What a long queue costs: the step on one batch with J = 65 536, and with J no longer than a batch."""
+def measure_memory(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
+    """What a long queue costs: the step on one batch with J = 65 536, and with J no longer than a batch.
+
+    Raises:
+        ValueError: there is no round in which both could be measured; says what failed.
+    """
     case = SPEED["step-96"]
     openers = {}
     for length in (LONG_QUEUE, amount.batch):
         what = speed_task(case, amount, length)
         openers[f"J = {length:,}"] = step_openers(what, plain=False)[FIXED]
-    result = compare(what.task, openers, amount.rounds, amount.seconds, say_on_stderr, None, "", "")
-    turns = [turn for turn in result["turns"] if turn["kept"]]
-    rates = [[turn["img_per_s"] for turn in turns if turn["contender"] == one] for one in openers]
-    shares = [1 - slow / fast for slow, fast in zip(*rates, strict=True)]
-    return result | {"share": {"median": statistics.median(shares), "min": min(shares), "max": max(shares)}}
+    long, short = openers
+    result = compare(what.task, openers, amount.rounds, amount.seconds, say_on_stderr, None, short, "")
+    keep(result)
+    ratio = result["results"].get(long, {}).get("ratio")
+    if ratio is None:
+        why = "; ".join(f"{one}: {reason}" for one, reason in result["skipped"].items())
+        raise ValueError(f"no round has a turn of both queues: {why}")
+    share = {"median": 1 - ratio["median"], "min": 1 - ratio["max"], "max": 1 - ratio["min"]}
+    return result | {"share": share}
 
 
 # Correctness.
 
 
-def measure_verify(name: str, amount: Sizes) -> dict[str, Any]:
-    """Loss curves on the digits, what a step must not do, and one rank."""
+def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
+    """Loss curves on the digits, what a step must not do, and one rank.
+
+    Each is by itself, and what fails is found under ``failures``. CUDA graphs come last: one that cannot be recorded
+    may leave a process in which nothing works any more.
+    """
     config, data = real_set("digits", amount)
+    precision = resolve_precision(config.train.precision, amount.device)
     task = Task(open_dataset(data), config, amount.device)
-    tuned = amount.compiling
-    variants = {"fp32, eager": (False, "off"), "bf16, eager": (True, "off")}
-    if tuned != "off":
+    as_trained = replace(task, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    variants, modes = {REFERENCE: (False, "off"), "bf16, eager": (True, "off")}, ["off"]
+    if amount.compiling != "off":
         variants |= {"fp32, compiled": (False, "on"), "bf16, compiled": (True, "on"), "bf16, graphs": (True, "graphs")}
-    curves = {}
-    for variant, (bf16, compiling) in variants.items():
-        say_on_stderr(f"{amount.curve} steps: {variant}")
+        modes = ["on", "graphs"]
+    found: dict[str, Any] = {"curves": {}, "deviations": {}, "tolerance": TOLERANCE, "watched": {}}
+
+    def draw(variant: str, bf16: bool, compiling: str) -> None:
+        curves = found["curves"]
         curves[variant] = loss_curve(task, bf16, compiling, amount.curve)
-    reference = curves["fp32, eager"]
-    window = min(WINDOW, amount.curve)
-    found: dict[str, Any] = {
-        "curves": curves,
-        "deviations": {one: deviation(reference, curve, window) for one, curve in curves.items()},
-        "tolerance": TOLERANCE,
-        "watched": {},
+        if REFERENCE in curves:
+            window = min(WINDOW, amount.curve)
+            found["deviations"][variant] = deviation(curves[REFERENCE], curves[variant], window)
+
+    def watch_steps(compiling: str) -> None:
+        tune(amount.device, precision, compiling != "off")
+        step = build_step(config, amount.device, precision == "bf16", compiling)
+        pipeline, _ = open_feed(as_trained, compiled=compiling != "off")
+        with closing(pipeline):
+            found["watched"][compiling] = watch(step, endless(pipeline), 6, amount.watched)
+
+    def start_one_rank() -> None:
+        ran = python("-m", "tcc_fast.bench.one_rank", seconds=ONE_RANK_LIMIT)
+        failure = ran.stderr.strip().splitlines()[-1:] or [f"ended with exit status {ran.returncode}"]
+        found["one_rank"] = json.loads(ran.stdout) if ran.returncode == 0 else {"ok": False, "error": failure[0]}
+
+    pieces: dict[str, Callable[[], None]] = {
+        **{f"losses, {variant}": partial(draw, variant, *how) for variant, how in variants.items()},
+        **{f"watched, {mode}": partial(watch_steps, mode) for mode in modes},
+        "one rank": start_one_rank,
     }
-    for compiling in [tuned] if tuned == "off" else ["on", "graphs"]:
-        say_on_stderr(f"{amount.watched} steps that may not wait: {compiling}")
-        pipeline, _ = open_feed(task, compiled=compiling != "off")
-        bf16_step = build_step(config, amount.device, tuned != "off", compiling)
-        found["watched"][compiling] = watch(bf16_step, endless(pipeline), 6, amount.watched)
-        pipeline.close()
-    ran = python("-m", "tcc_fast.bench.one_rank")
-    failure = ran.stderr.strip().splitlines()[-1:] or ["?"]
-    found["one_rank"] = json.loads(ran.stdout) if ran.returncode == 0 else {"ok": False, "error": failure[0]}
+    found["failures"] = dict.fromkeys(pieces, "not finished")
+    for piece in sorted(pieces, key=lambda piece: "graphs" in piece):
+        say_on_stderr(piece)
+        try:
+            pieces[piece]()
+            del found["failures"][piece]
+        except Exception as error:  # the other pieces can still be measured
+            found["failures"][piece] = f"{type(error).__name__}: {error}"
+        keep(found)
     return found
 
 
@@ -195,11 +231,13 @@ TUNED_DIGITS = ["model.backbone=resnet18", "data.image_size=32", "train.batch_si
 """The curves are of a network that has the kernels of the large ones."""
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """This interpreter, with this tree's code."""
+def python(*arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    """This interpreter, with this tree's code; for so many seconds at most."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=seconds
+    )
 
 
 def tcc_fast(*arguments: str) -> float:
@@ -242,21 +280,22 @@ def quality_set(amount: Sizes) -> tuple[str, Path, str]:
     return name, real_set(name, amount)[1], why
 
 
-def measure_quality(name: str, amount: Sizes) -> dict[str, Any]:
+def measure_quality(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
     """The same recipe, tuned and plain."""
     chosen, data, why = quality_set(amount)
     short = [] if amount.epochs is None else [f"train.epochs={amount.epochs}", "data.image_size=8"]
     tuned = [] if amount.device.type == "cuda" else ["train.compile=off"]
     variants = {"tuned": tuned, "fp32, eager": ["train.precision=fp32", "train.compile=off"]}
     runs = amount.work / "gpu-runs"
-    made = {
-        variant: train_and_evaluate(data, chosen, runs / variant.replace(", ", "-"), [*overrides, *short])
-        for variant, overrides in variants.items()
-    }
-    return {"why": why, "runs": made}
+    found: dict[str, Any] = {"why": why, "runs": {}}
+    for variant, overrides in variants.items():
+        folder = runs / variant.replace(", ", "-")
+        found["runs"][variant] = train_and_evaluate(data, chosen, folder, [*overrides, *short])
+        keep(found)
+    return found
 
 
-def measure_run(name: str, amount: Sizes) -> dict[str, Any]:
+def measure_run(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
     """A whole run of the most that is there: ResNet-18 on mnist5k, as large as fits the goals of the report."""
     chosen, data, why = quality_set(amount)
     large = ["model.backbone=resnet18", "data.image_size=32"] if amount.epochs is None else ["data.image_size=8"]
@@ -265,7 +304,7 @@ def measure_run(name: str, amount: Sizes) -> dict[str, Any]:
     return {"why": why, "runs": {"whole run": made}}
 
 
-PARTS: dict[str, Callable[[str, Sizes], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[str, Sizes, Keep], dict[str, Any]]] = {
     "verify": measure_verify,
     **dict.fromkeys(SPEED, measure_speed),
     "memory": measure_memory,
@@ -274,14 +313,47 @@ PARTS: dict[str, Callable[[str, Sizes], dict[str, Any]]] = {
 }
 
 
-def measure(name: str, amount: Sizes) -> dict[str, Any]:
-    """One part, with its date and time; a failure is a finding like others."""
-    started, date = time.perf_counter(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+def measure(name: str, amount: Sizes, save: Keep) -> dict[str, Any]:
+    """One part, with its date and time; a failure is a finding like others, beside what was found before it."""
+    started = time.perf_counter()
+    found: dict[str, Any] = {"date": now()}
+
+    def keep(more: dict[str, Any]) -> None:
+        found.update(more)
+        save(found | {"failed": "not finished", "took": time.perf_counter() - started})
+
+    keep({})  # in place of an earlier measurement
     try:
-        found = PARTS[name](name, amount)
+        found |= PARTS[name](name, amount, keep)
     except Exception as error:  # the other parts can still be measured
-        found = {"failed": f"{type(error).__name__}: {error}"}
-    return found | {"date": date, "took": time.perf_counter() - started}
+        found["failed"] = f"{type(error).__name__}: {error}"
+    return found | {"took": time.perf_counter() - started}
+
+
+def measure_apart(name: str, results: dict[str, Any], out: Path, options: list[str]) -> None:
+    """One part in a process of its own, which leaves neither memory nor settings behind, nor takes the others with it
+    when it dies; puts what it found among the results."""
+    results.pop(name, None)  # else an earlier measurement would pass for that of a process that dies at once
+    save(results, out)
+    started, date = time.perf_counter(), now()
+    ended = subprocess.run([sys.executable, __file__, name, "--out", str(out), *options]).returncode
+    results |= load(out)
+    if ended:
+        found = results.get(name, {"date": date})
+        failed = [*filter(None, [found.get("failed")]), f"ended with exit status {ended}"]
+        results[name] = found | {"failed": "; ".join(failed), "took": time.perf_counter() - started}
+        save(results, out)
+
+
+def now() -> str:
+    """Date and time."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def load(out: Path) -> dict[str, Any]:
+    """All readings that are beside the report."""
+    raw = out.with_suffix(".json")
+    return json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -295,23 +367,25 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.parts if name not in PARTS]:
         parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
-    raw = chosen.out.with_suffix(".json")
-    results = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {}
+    results = load(chosen.out)
     amount = sizes(chosen.quick, chosen.work)
     results["about"] = {"machine": describe_machine(amount.device), "versions": versions(), "quick": chosen.quick}
     names = chosen.parts or list(PARTS)
+
+    def keep(found: dict[str, Any]) -> None:
+        results[names[0]] = found
+        save(results, chosen.out)
+
     for name in names:
         if len(names) == 1:
-            results[name] = measure(name, amount)
-            write(results, chosen.out, date, PARTS)
-        else:  # each in a process of its own, which leaves neither memory nor settings behind
+            keep(measure(name, amount, keep))
+        else:
             again = ["--quick"] if chosen.quick else []
-            command = [sys.executable, __file__, name, "--out", str(chosen.out), "--work", str(chosen.work), *again]
-            subprocess.run(command, check=True)
-            results = json.loads(raw.read_text(encoding="utf-8"))
-        took, failed = results[name]["took"], results[name].get("failed")
+            measure_apart(name, results, chosen.out, ["--work", str(chosen.work), *again])
+        took, failed = results[name]["took"], results[name].get("failed") or results[name].get("failures")
         print(f"{name}: {took:.0f} s" + (f", failed: {failed}" if failed else ""), flush=True)
-    print(f"wrote {chosen.out} and {raw}")
+    write(results, chosen.out, date, PARTS)
+    print(f"wrote {chosen.out} and {chosen.out.with_suffix('.json')}")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ it may be · `summary.py` medians and ratios · `machine.py` what on · `show.py
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tcc_fast.bench.calibrate import Calibration
 from tcc_fast.bench.contenders import BASELINE, DECODE, PIPELINES, Openers, Task, openers
 from tcc_fast.bench.machine import describe_data, describe_machine, versions
-from tcc_fast.bench.rounds import Calibrate, Source, first_batch, run_rounds
+from tcc_fast.bench.rounds import Calibrate, Source, first_batch, reason, run_rounds
 from tcc_fast.bench.summary import summarise
 
 __all__ = ["BASELINE", "DECODE", "PIPELINES", "Source", "Task", "check_options", "compare", "openers", "summarise"]
@@ -37,7 +37,7 @@ def compare(
 
     Args:
         task: what they work on; for the record.
-        contenders: as `openers` gives them, or others besides. One that raises `ValueError` is left out.
+        contenders: as `openers` gives them, or others besides. One that cannot work is left out.
         rounds: in each of which every contender has one turn.
         seconds: of a turn, at least; it ends with a whole batch.
         say: told what goes on.
@@ -47,7 +47,7 @@ def compare(
 
     Returns:
         Plain data: what was measured and on what, every turn under ``turns``, the figures of `summarise` under
-        ``results``, and what was left out and why under ``skipped``.
+        ``results``, and what was left out, or failed later on, and why under ``skipped``.
 
     Raises:
         ValueError: an option is out of range, or not one contender could work.
@@ -63,15 +63,14 @@ def compare(
             try:
                 sources[name], first[name] = first_batch(open_source, task.device)
             except Exception as error:  # whatever is wrong with one, the others can be measured
-                skipped[name] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        if not set(sources) - {ceiling}:
-            raise ValueError(
-                "no pipeline could be measured: " + "; ".join(f"{name}: {why}" for name, why in skipped.items())
-            )
+                skipped[name] = reason(error)
+        _check_any(sources, ceiling, skipped)
         used = calibrate or own
         assert used is not None
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        made = run_rounds(sources, rounds, seconds, task.device, used, say)
+        made, failed = run_rounds(sources, rounds, seconds, task.device, used, say)
+        skipped |= failed
+        _check_any((turn.contender for turn in made if turn.kept), ceiling, skipped)
         best = used.best  # of all, also of those that came after a turn
     finally:
         for source in sources.values():
@@ -100,6 +99,14 @@ def compare(
         "results": summarise(turns, baseline, ceiling),
         "turns": turns,
     }
+
+
+def _check_any(names: Iterable[str], ceiling: str, skipped: dict[str, str]) -> None:
+    """Raise `ValueError` if there is none but the ceiling; says why each was left out."""
+    if not set(names) - {ceiling}:
+        raise ValueError(
+            "no pipeline could be measured: " + "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        )
 
 
 def check_options(rounds: int, seconds: float) -> None:

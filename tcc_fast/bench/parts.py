@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -36,45 +37,55 @@ class Meter(Protocol):
     def mark(self, part: str) -> None:
         """What has passed belongs to this part, beside what it has already."""
 
-    def read(self) -> dict[str, float]:
-        """What each part had since the start."""
+    def read(self) -> list[dict[str, float]]:
+        """What each part had in every step since the meter was made."""
 
 
 class Clock:
     """Milliseconds on a CPU."""
 
+    def __init__(self) -> None:
+        self._found: list[dict[str, float]] = []
+
     def start(self) -> None:
-        self._found: dict[str, float] = {}
+        self._found.append({})
         self._last = time.perf_counter()
 
     def mark(self, part: str) -> None:
-        now = time.perf_counter()
-        self._found[part] = self._found.get(part, 0.0) + 1e3 * (now - self._last)
+        now, found = time.perf_counter(), self._found[-1]
+        found[part] = found.get(part, 0.0) + 1e3 * (now - self._last)
         self._last = now
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> list[dict[str, float]]:
         return self._found
 
 
 class CudaClock:
-    """Milliseconds of a GPU, between events."""
+    """Milliseconds of a GPU, between events.
+
+    It waits only when it is read: a step that begins on an idle GPU would wait for the host in its first parts.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.current_stream(device)
+        self._steps: list[list[tuple[str, Any]]] = []
 
     def start(self) -> None:
-        self._events: list[tuple[str, Any]] = []
+        self._steps.append([])
         self.mark("")
 
     def mark(self, part: str) -> None:
         event = torch.cuda.Event(enable_timing=True)
         event.record(self._stream)
-        self._events.append((part, event))
+        self._steps[-1].append((part, event))
 
-    def read(self) -> dict[str, float]:
-        self._events[-1][1].synchronize()
+    def read(self) -> list[dict[str, float]]:
+        self._steps[-1][-1][1].synchronize()
+        return [self._of_step(events) for events in self._steps]
+
+    def _of_step(self, events: list[tuple[str, Any]]) -> dict[str, float]:
         found: dict[str, float] = {}
-        for (_, before), (part, after) in zip(self._events, self._events[1:], strict=False):
+        for (_, before), (part, after) in pairwise(events):
             found[part] = found.get(part, 0.0) + before.elapsed_time(after)
         return found
 
@@ -84,19 +95,20 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._found: list[dict[str, float]] = []
 
     def start(self) -> None:
         torch.cuda.synchronize(self._device)
-        self._found: dict[str, float] = {}
+        self._found.append({})
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def mark(self, part: str) -> None:
         torch.cuda.synchronize(self._device)
-        peak = float(torch.cuda.max_memory_allocated(self._device))
-        self._found[part] = max(self._found.get(part, 0.0), peak)
+        peak, found = float(torch.cuda.max_memory_allocated(self._device)), self._found[-1]
+        found[part] = max(found.get(part, 0.0), peak)
         torch.cuda.reset_peak_memory_stats(self._device)
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> list[dict[str, float]]:
         return self._found
 
 
@@ -165,16 +177,17 @@ class PiecewiseStep:
 def measure_parts(
     piecewise: PiecewiseStep, batches: Iterator[Batch], meter: Meter, rounds: int, warm_up: int = 3
 ) -> list[dict[str, float]]:
-    """What the meter says of each of ``rounds`` steps, after ``warm_up`` others."""
-    found = []
+    """What a new meter says of each of ``rounds`` steps, after ``warm_up`` others."""
     for number in range(warm_up + rounds):
         piecewise(batches, number, meter)
-        found.append(dict(meter.read()))
-    return found[warm_up:]
+    return meter.read()[warm_up:]
 
 
 def busy_milliseconds(work: Callable[[], None], device: torch.device) -> float | None:
-    """How long a GPU computes or copies while the work is done; None on a CPU, which is never seen idle here."""
+    """How long a GPU computes or copies while the work is done.
+
+    None on a CPU, which is never seen idle here, and where the profiler sees nothing of the GPU: it may be forbidden.
+    """
     if device.type != "cuda":
         return None
     from torch.autograd import DeviceType
@@ -188,7 +201,7 @@ def busy_milliseconds(work: Callable[[], None], device: torch.device) -> float |
         for event in profiler.events()
         if event.device_type == DeviceType.CUDA and not event.is_user_annotation  # which span gaps as well
     ]
-    return covered(spans) / 1e3  # from microseconds
+    return covered(spans) / 1e3 if spans else None  # from microseconds
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

@@ -4,7 +4,9 @@ speed (eager, fp32, NCHW, one tensor of the moving average after the other)."""
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,12 @@ from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
 from tcc_fast.step import Alone, Losses, TrainingStep, build_queues
 
 Item = tuple[Tensor, Tensor, int]
+SHARED = Path("/dev/shm")
+"""Where the workers of a DataLoader put their batches, on Linux."""
+AHEAD = 2
+"""Batches that each worker has ready, as `DataLoader` has it."""
+LEAST = 8
+"""Pictures in a batch that can still be called one."""
 
 
 class PlainViews(TorchDataset[Item]):
@@ -53,6 +61,9 @@ def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
     Args:
         task: what it works on.
         from_memory: read decoded pictures from an array, as torchvision's CIFAR10 does; else decode by Pillow.
+
+    Raises:
+        ValueError: there is too little shared memory for its workers.
     """
     dataset, recipe, size = task.dataset, task.config.augment, task.config.data.image_size
     jitter = transforms.ColorJitter(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
@@ -75,15 +86,43 @@ def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
     if from_memory:
         pictures = decode(dataset, range(len(dataset)), common_geometry(dataset, size)).numpy()
     views = PlainViews(dataset, pictures, transform)
-    batch = task.config.train.batch_size
+    batch = fitting_batch(task)
     return DataLoader(
         views,
         batch,
         sampler=RandomSampler(views, num_samples=batch * task.order().batches_per_epoch),
         num_workers=task.threads,
+        prefetch_factor=AHEAD if task.threads else None,
         pin_memory=task.device.type == "cuda",
         persistent_workers=task.threads > 0,
     )
+
+
+def fitting_batch(task: Task) -> int:
+    """The batch size, halved until what the workers have ready fits into half of the shared memory that is free.
+
+    Raises:
+        ValueError: hardly a picture would be left.
+    """
+    batch = asked = task.config.train.batch_size
+    if task.threads == 0 or not SHARED.exists():
+        return batch
+    free = shutil.disk_usage(SHARED).free
+    picture = 2 * 3 * 4 * task.config.data.image_size**2  # two views in fp32
+    while AHEAD * task.threads * batch * picture > free / 2:
+        batch //= 2
+        if batch < LEAST:
+            raise ValueError(
+                f"{SHARED} has {free / 1e9:.2g} GB free, too little for batches of {min(asked, LEAST)} from "
+                f"{task.threads} workers: give it more (docker run --shm-size), or set fewer data.workers"
+            )
+    return batch
+
+
+def loader_note(loader: DataLoader[Item], task: Task) -> str:
+    """What was done to make its batches fit, to be added to a note; nothing if they do."""
+    asked, made = task.config.train.batch_size, loader.batch_size
+    return "" if made == asked else f"; batches are of {made}, since {SHARED} is too small for {asked}"
 
 
 def plain_batches(loader: DataLoader[Item], device: torch.device) -> Iterator[Batch]:

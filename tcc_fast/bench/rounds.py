@@ -110,8 +110,10 @@ def run_rounds(
     device: torch.device,
     calibrate: Calibrate,
     say: Callable[[str], None],
-) -> list[Turn]:
-    """Every turn that was made, those that had to be repeated included; the order within a round moves on by one.
+) -> tuple[list[Turn], dict[str, str]]:
+    """Every turn that was made, those that had to be repeated included, and why which contenders had no more of them.
+
+    The order within a round moves on by one. A contender that fails has no further turns; those it had count.
 
     Args:
         sources: the contenders, warmed up.
@@ -122,18 +124,30 @@ def run_rounds(
         say: told what goes on.
     """
     turns: list[Turn] = []
+    failed: dict[str, str] = {}
     names = list(sources)
     for number in range(rounds):
         shift = number % len(names)
         for place, name in enumerate(names[shift:] + names[:shift]):
             for attempt in range(1 + REPEATS):
+                if name in failed:
+                    break
                 say(f"round {number + 1} of {rounds}: {name}" + (", repeated" if attempt else ""))
-                turn = _turn(sources[name], seconds, device, calibrate, (number, place, name, attempt))
+                try:
+                    turn = _turn(sources[name], seconds, device, calibrate, (number, place, name, attempt))
+                except Exception as error:  # such as a lack of memory; the others can still be measured
+                    failed[name] = f"from round {number + 1} on: {reason(error)}"
+                    break
                 if turn.slowdown(calibrate.best) <= SLOW or attempt == REPEATS:
                     turns.append(replace(turn, kept=True))
                     break
                 turns.append(turn)
-    return turns
+    return turns, failed
+
+
+def reason(error: Exception) -> str:
+    """Why something was left out: a `ValueError` of ours says it by itself."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _turn(

@@ -31,7 +31,7 @@ PARTS_HEAD = ("part of the step", "ms", "share", "floor, ms", "set by", "peak, G
 
 
 def contender_rows(result: dict[str, Any]) -> list[list[str]]:
-    """One row for each way to train, fastest first."""
+    """One row for each way to train, fastest first but for the recorded step, which has its rounds later."""
     rows = []
     for name, figures in result["results"].items():
         ratio = "" if figures["ratio"] is None or name == PLAIN else with_spread(figures["ratio"], times)
@@ -65,8 +65,10 @@ def remarks(result: dict[str, Any]) -> list[str]:
         if name in whole:
             ms, share = whole[name]["ms"], whole[name]["utilisation"]
             lines.append(f"{name}: {milliseconds(ms)} ms a step, {percent(share)} of the measured matrix rate")
-    idle = whole["idle"]
-    lines.append("idle: not known of a CPU" if idle is None else f"idle: {100 * idle:.1f} % of the time")
+    if "idle" in whole:  # else the measurement ended before
+        unknown = "of a CPU" if result["device"] == "cpu" else "since torch's profiler saw nothing of the GPU"
+        idle = whole["idle"]
+        lines.append(f"idle: not known {unknown}" if idle is None else f"idle: {100 * idle:.1f} % of the time")
     return lines
 
 

@@ -21,8 +21,19 @@ import torch
 from tcc_fast.bench import compare
 from tcc_fast.bench.parts import PARTS, PeakMemory, PiecewiseStep, busy_milliseconds, clock, measure_parts
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
-from tcc_fast.bench.rounds import Calibrate, synchronise
-from tcc_fast.bench.stepping import FED, FIXED, PLAIN, StepTask, build_step, endless, open_feed, step_openers, steps
+from tcc_fast.bench.rounds import Calibrate, reason, synchronise
+from tcc_fast.bench.stepping import (
+    FED,
+    FIXED,
+    GRAPHS,
+    PLAIN,
+    StepTask,
+    build_step,
+    endless,
+    open_feed,
+    step_openers,
+    steps,
+)
 from tcc_fast.bench.summary import Figure
 from tcc_fast.model import TCC
 from tcc_fast.session import tune
@@ -42,6 +53,7 @@ def bench_step(
     say: Callable[[str], None] = lambda sentence: None,
     calibrate: Calibrate | None = None,
     rates: Rates | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
     """Measure the step.
 
@@ -54,11 +66,13 @@ def bench_step(
         say: told what goes on.
         calibrate: in place of the fixed piece of work.
         rates: of the device; None: measured now.
+        keep: given all that was found so far, as it is returned, each time that there is more.
 
     Returns:
         What `compare` gives, with ``ratio`` against the plain version with its DataLoader and ``of_ceiling`` against
         our step on one fixed batch; ``rates`` of the device; ``parts`` (`summarise_parts`); ``whole`` (milliseconds a
-        step as trained, utilisation, idleness); and ``pieces``, every single reading.
+        step as trained, utilisation, idleness); ``pieces``, every single reading; and, on CUDA, ``recorded``, what
+        `compare` gives of a recorded step and the fixed batch, from which the former's figures are.
 
     Raises:
         ValueError: an option is out of range, or nothing could be measured.
@@ -66,11 +80,19 @@ def bench_step(
     task = what.task
     bf16 = task.dtype == torch.bfloat16
     tune(task.device, "bf16" if bf16 else "fp32", what.compiling != "off")
-    result = compare(task, step_openers(what, plain, feeds), rounds, seconds, say, calibrate, PLAIN, FIXED)
+    contenders = step_openers(what, plain, feeds)
+    recording = contenders.pop(GRAPHS, None) is not None
+    result = compare(task, contenders, rounds, seconds, say, calibrate, PLAIN, FIXED)
+    result["compile"] = what.compiling
+    keep(result)
+    del contenders
     gc.collect()  # models and batches of the contenders
     say("measuring the device")
     rates = rates or measure_rates(task.device, task.dtype)
     work = count_work(what.config, lambda: TCC(what.config.model, what.config.loss), bf16)
+    result["rates"] = rates.to_json()
+    result["whole"] = whole_step(result, work, rates, what.config.train.batch_size)
+    keep(result)
     say("piece by piece")
     compiled = what.compiling != "off"
     piecewise = PiecewiseStep(build_step(what.config, task.device, bf16, "off", for_compiling=compiled), compiled)
@@ -78,17 +100,32 @@ def bench_step(
     with closing(pipeline):
         batches = endless(pipeline)
         pieces = measure_parts(piecewise, batches, clock(task.device), max(rounds, PIECEWISE_STEPS))
-        peaks = measure_parts(piecewise, batches, PeakMemory(task.device), 2, 1) if task.device.type == "cuda" else []
+        result |= {"parts": summarise_parts(pieces, [], work, rates), "pieces": pieces}
+        keep(result)
+        if task.device.type == "cuda":
+            peaks = measure_parts(piecewise, batches, PeakMemory(task.device), 2, 1)
+            result["parts"] = summarise_parts(pieces, peaks, work, rates)
+            keep(result)
         say("watching for idleness")
         del piecewise
-        idle = idleness(what, batches)
-    return result | {
-        "compile": what.compiling,
-        "rates": rates.to_json(),
-        "parts": summarise_parts(pieces, peaks, work, rates),
-        "whole": whole_step(result, work, rates, what.config.train.batch_size) | {"idle": idle},
-        "pieces": pieces,
-    }
+        result["whole"]["idle"] = idleness(what, batches)
+    keep(result)
+    if recording:  # last of all: if it fails, nothing else may work any more in this process
+        gc.collect()
+        anew = step_openers(what, plain=False)
+        pair = {name: anew[name] for name in (FIXED, GRAPHS)}
+        try:
+            add_recorded(result, compare(task, pair, rounds, seconds, say, calibrate, PLAIN, FIXED))
+        except Exception as error:
+            result["skipped"][GRAPHS] = reason(error)
+    return result
+
+
+def add_recorded(result: dict[str, Any], pair: dict[str, Any]) -> None:
+    """Put what rounds of the recorded step and the fixed batch found about the former into a result."""
+    for part in ("results", "contenders", "skipped"):
+        result[part] |= {name: found for name, found in pair[part].items() if name == GRAPHS}
+    result["recorded"] = pair
 
 
 def idleness(what: StepTask, batches: Any) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcc_fast.batch import Batch, Pipeline
 from tcc_fast.bench.contenders import Openers, Task, ahead
-from tcc_fast.bench.plain import build_plain_step, end_workers, plain_batches, plain_loader
+from tcc_fast.bench.plain import build_plain_step, end_workers, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.rounds import Source
 from tcc_fast.config import Config
 from tcc_fast.model import TCC, momentum_twin
@@ -135,7 +135,8 @@ def step_openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ..
         loader = plain_loader(plain_task, what.from_memory)
         source = steps(build_plain_step(plain_task.config, task.device), plain_batches(loader, task.device))
         where = "from memory" if what.from_memory else "decoded by Pillow"
-        note = f"eager, fp32, NCHW, batches of {plain_size}; DataLoader with PIL transforms, pictures {where}"
+        note = f"eager, fp32, NCHW, batches of {loader.batch_size}; DataLoader with PIL transforms, pictures {where}"
+        note += loader_note(loader, plain_task)
         return Source(source, note, 2 * task.threads, max(1, task.threads), lambda: end_workers(loader))
 
     def plain_fixed() -> Source:

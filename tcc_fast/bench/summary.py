@@ -23,7 +23,7 @@ def summarise(turns: Iterable[dict[str, Any]], baseline: str | None, ceiling: st
 
     Returns:
         For each contender ``img_per_s``, ``ratio`` (to the baseline, within each round) and ``of_ceiling`` (likewise)
-        as `Figure` or None, and ``disturbed``, the number of rounds.
+        as `Figure`, or None if there is no round with both, and ``disturbed``, the number of rounds.
     """
     rates: dict[str, dict[int, float]] = {}
     disturbed: dict[str, int] = {}
@@ -34,9 +34,9 @@ def summarise(turns: Iterable[dict[str, Any]], baseline: str | None, ceiling: st
             disturbed[name] = disturbed.get(name, 0) + bool(turn["disturbed"])
 
     def within(name: str, other: str | None) -> Figure | None:
-        if other not in rates:
-            return None
-        return _figure([rate / rates[other][number] for number, rate in rates[name].items()])
+        others = rates.get(other or "", {})
+        shared = [rate / others[number] for number, rate in rates[name].items() if number in others]
+        return _figure(shared) if shared else None
 
     found: dict[str, dict[str, Any]] = {
         name: {

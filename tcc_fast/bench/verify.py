@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -32,11 +32,10 @@ def loss_curve(task: Task, bf16: bool, compiling: str, steps: int) -> list[float
     training_step = build_step(task.config, task.device, bf16, compiling)
     pipeline, _ = open_feed(task)
     losses = []
-    with exact_products(not bf16):
+    with closing(pipeline), exact_products(not bf16, compiling != "off"):
         for step, batch in enumerate(islice(endless(pipeline), steps)):
             set_learning_rate(training_step.optimizer, learning_rate(task.config.optim, step, steps))
             losses.append(training_step(in_dtype(batch, bf16), step).loss.clone())
-    pipeline.close()
     return torch.stack(losses).tolist()
 
 
@@ -47,16 +46,17 @@ def in_dtype(batch: Batch, bf16: bool) -> Batch:
 
 
 @contextmanager
-def exact_products(exact: bool) -> Iterator[None]:
-    """Without TF32, which GPUs otherwise use for convolutions in fp32."""
-    before = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+def exact_products(exact: bool, search: bool = False) -> Iterator[None]:
+    """Without TF32, which GPUs otherwise use for convolutions in fp32; and whether cuDNN looks for the fastest ones."""
+    cudnn = torch.backends.cudnn
+    before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
     torch.set_float32_matmul_precision("highest" if exact else "high")
-    torch.backends.cudnn.allow_tf32 = not exact
+    cudnn.allow_tf32, cudnn.benchmark = not exact, search
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
 def deviation(reference: list[float], other: list[float], window: int = WINDOW) -> float:
@@ -71,22 +71,25 @@ def watch(training_step: TrainingStep, batches: Iterable[Batch], warm_up: int, s
     """Train, and see to it that after the warm-up nothing waits for the device and nothing is compiled.
 
     Returns:
-        ``steps``; ``graphs``, how many were compiled by then; ``compiled_later`` (0 if all is well), and ``error``:
-        what torch says if a step waits for a GPU or would be compiled anew, else None. Waiting is only seen on a GPU.
+        ``steps``; ``graphs``, how many were compiled by then; ``compiled_later`` (0 if all is well; both None if the
+        warm-up failed), and ``error``: what torch says if a step waits for a GPU, would be compiled anew or fails, else
+        None. Waiting is only seen on a GPU.
     """
     taken = iter(batches)
     device = training_step.twin.prototypes.device
-    for step, batch in enumerate(islice(taken, warm_up)):
-        training_step(batch, step)
-    before, error = counters["stats"]["unique_graphs"], None
+    before = later = error = None
     try:
+        for step, batch in enumerate(islice(taken, warm_up)):
+            training_step(batch, step)
+        before = counters["stats"]["unique_graphs"]
         with refusing_to_wait(device), torch.compiler.set_stance("fail_on_recompile"):
             for step in range(warm_up, warm_up + steps):
                 set_learning_rate(training_step.optimizer, 1e-3 / (1 + step))
                 training_step(next(taken), step)
     except RuntimeError as reason:  # whatever it is, the report shall say it
-        error = str(reason).splitlines()[0]
-    later = counters["stats"]["unique_graphs"] - before
+        error = f"{type(reason).__name__}: {reason}".splitlines()[0]
+    if before is not None:
+        later = counters["stats"]["unique_graphs"] - before
     return {"steps": steps, "graphs": before, "compiled_later": later, "error": error}
 
 
