@@ -138,7 +138,7 @@ class LossConfig(Section):
     alpha: Fraction = 0.5
     """α of (9): weight of the cluster-level loss, 1 - α that of the instance-level bound. Ours: nothing public says."""
     alpha_ramp_steps: int = Field(0, ge=0)
-    """α grows linearly from 0 over this many steps (from the start of the prototypes on, if any); 0: constant."""
+    """Addition: α grows linearly from 0 over this many steps (from the start of the prototypes on, if any). 0: off."""
     temperature: Positive = 1.0
     """τ of (7), and of (5) unless `temperature_cluster` is set. Origin: prototype, MiCE."""
     temperature_cluster: Positive | None = None
@@ -160,14 +160,14 @@ class LossConfig(Section):
     cluster_track: bool = True
     """False removes all that needs π (equation 5, NN(c), KL): plain instance contrast, to compare with."""
     symmetric: bool = False
-    """Also contrast view 2 (online) with view 1 (momentum), and average: twice the forward work."""
+    """Addition: also contrast view 2 (online) with view 1 (momentum), and average: twice the forward work."""
 
 
 class QueueConfig(Section):
     """The momentum queues P and Q. A slot that was never written is no negative."""
 
     cluster: bool = True
-    """Use P in (5); false: a cluster has no negatives from the past, only the other clusters of this step."""
+    """Use P in (5); false, an addition: a cluster has no negatives from the past, only the other ones of this step."""
     cluster_multiple: int = Field(20, ge=1)
     """L / K: steps that P remembers. Origin: prototype."""
     instance_length: int = Field(16384, ge=1)
