@@ -133,8 +133,9 @@ def open_session(
         say: told which pipeline it is and what memory it takes, before it takes it; on the main process.
 
     Raises:
-        ValueError: the data set, the batch size, K or the memory does not fit; says what to do.
+        ValueError: the data set, the batch size, K, the epochs or the memory does not fit; says what to do.
     """
+    _check_that_clusters_start(config)
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError('train.tensorboard=true needs TensorBoard: pip install "tcc-fast[tensorboard]"')
     precision = resolve_precision(config.train.precision, processes().device)
@@ -183,6 +184,16 @@ def open_session(
     training_step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
     training = Training(model, twin, queues, optimizer)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
+
+
+def _check_that_clusters_start(config: Config) -> None:
+    """A run that ends where its prototypes would start never trains a cluster."""
+    if config.train.epochs <= config.start_epoch:
+        raise ValueError(
+            f"train.epochs is {config.train.epochs}, but the prototypes start after epoch {config.start_epoch} "
+            f"(start.method={config.start.method}), so no cluster would be trained: use more epochs, or "
+            "start.method=none"
+        )
 
 
 def _refuse_what_would_wrap_the_step(accelerator: Accelerator) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tcc_fast.cli import app
 from tests.conftest import TINY
 
-SETTINGS = [*TINY, "train.epochs=1"]
+SETTINGS = [*TINY, "train.epochs=1", "start.method=none"]
 
 
 @pytest.fixture

@@ -126,6 +126,25 @@ def test_resuming_with_other_settings_names_what_differs(digits: Path, tiny: Con
         train(other, digits, tmp_path / "run", resume="must")
 
 
+def test_a_run_that_ends_where_its_prototypes_would_start_is_refused(digits: Path, tmp_path: Path) -> None:
+    too_short = load_config("digits", [*TINY, "train.epochs=1"])
+    with pytest.raises(ValueError, match=r"no cluster would be trained: use more epochs, or start\.method=none"):
+        train(too_short, digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(load_config("digits", [*TINY, "train.epochs=1", "loss.cluster_track=false"]), digits, tmp_path / "instance")
+
+
+def test_a_run_of_before_that_never_trained_a_cluster_is_not_continued(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_short = load_config("digits", [*TINY, "train.epochs=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr("tcc_fast.session._check_that_clusters_start", lambda config: None)
+        train(too_short, digits, tmp_path / "run")
+    with pytest.raises(ValueError, match="no cluster would be trained"):
+        train(too_short, digits, tmp_path / "run", resume="must")
+
+
 def test_only_the_newest_checkpoints_are_kept(digits: Path, tmp_path: Path) -> None:
     config = load_config("digits", [*TINY, "train.epochs=4", "train.checkpoint_every=1", "train.keep_checkpoints=2"])
     train(config, digits, tmp_path / "run")
