@@ -234,14 +234,21 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(r"step-\d+", path.name) and (path / STATE_FILE).is_file())
 
 
-def drop_later_checkpoints(run: Path, step: int) -> None:
-    """Remove the checkpoints after ``step``: the run goes on from there, and they are no longer part of it."""
+def drop_later_checkpoints(run: Path, step: int, say: Callable[[str], None] = lambda sentence: None) -> None:
+    """Remove the checkpoints after ``step``: the run goes on from there, and they are no longer part of it.
+
+    ``say`` is told which, before they go.
+    """
+    later = [path for path in list_checkpoints(run) if int(path.name.removeprefix("step-")) > step]
+    if later:
+        checkpoints = "1 later checkpoint is" if len(later) == 1 else f"{len(later)} later checkpoints are"
+        names = ", ".join(path.name for path in later)
+        say(f"{checkpoints} removed ({names}), and what metrics.jsonl has after step {step}")
     best = run / "checkpoints" / BEST
-    for path in list_checkpoints(run):
-        if int(path.name.removeprefix("step-")) > step:
-            if best.resolve() == path.resolve():
-                best.unlink()
-            _remove(path)
+    for path in later:
+        if best.resolve() == path.resolve():
+            best.unlink()
+        _remove(path)
 
 
 def find_checkpoint(where: str | Path) -> Path:

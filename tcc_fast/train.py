@@ -43,7 +43,8 @@ def train(
             is an error if there is none; `auto` continues it if it has a checkpoint and starts it otherwise.
         checkpoint: with `must`: which of the run's checkpoints; None: the newest. Later ones are removed.
         on_start: called by the main process when all is well and the run's folder is there.
-        say: told, before anything large is read, which pipeline it will be.
+        say: told, by the main process, which pipeline it will be before anything large is read, and which
+            checkpoints are removed.
 
     Raises:
         ValueError: something the user can mend; says what to do.
@@ -54,7 +55,7 @@ def train(
         checkpoint = decide(lambda: checkpoint or _checkpoint_to_resume(run, resume))
         saved = decide(lambda: read_state(checkpoint) if checkpoint else None)
         session = open_session(config, data, run, saved, say)
-        unreported = _go_back(session, run, checkpoint, saved) if checkpoint and saved else {}
+        unreported = _go_back(session, run, checkpoint, saved, say) if checkpoint and saved else {}
         with Reporter(session, run) as reporter:
             reporter.log.load_tensors(unreported, session.accelerator.device)
             if session.accelerator.is_main_process:
@@ -73,11 +74,13 @@ def train(
     return checkpoint
 
 
-def _go_back(session: Session, run: Path, checkpoint: Path, saved: RunState) -> dict[str, Tensor]:
+def _go_back(
+    session: Session, run: Path, checkpoint: Path, saved: RunState, say: Callable[[str], None]
+) -> dict[str, Tensor]:
     """Continue from a checkpoint; later ones are no longer part of the run. Returns losses not yet reported then."""
     unreported = session.load(checkpoint, saved)
     session.accelerator.wait_for_everyone()  # all have read what may now go
-    decide(lambda: drop_later_checkpoints(run, saved.step))
+    decide(lambda: drop_later_checkpoints(run, saved.step, say))
     return unreported
 
 

@@ -128,3 +128,7 @@ def test_a_checkpoint_that_lies_in_no_run_is_not_continued(home: Path) -> None:
     newest.rename(home / "alone")
     with pytest.raises(ValueError, match="alone lies in no run folder"):
         type_in("train", "--resume", "alone")
+
+
+def test_the_help_says_that_going_back_removes_what_is_later() -> None:
+    assert "one of its checkpoints later ones are removed" in " ".join(re.findall(r"\w+", type_in("train", "--help")))

@@ -224,8 +224,11 @@ def test_an_older_checkpoint_that_is_named_is_the_one_continued(digits: Path, tm
     before = {key: tensor.clone() for key, tensor in load_file(last / "model.safetensors").items()}  # not a map of it
     first = list_checkpoints(tmp_path / "run")[0]
     (last / "model.safetensors").write_bytes(b"damaged")
-    again = train(config, digits, tmp_path / "run", resume="must", checkpoint=first)
+    said: list[str] = []
+    again = train(config, digits, tmp_path / "run", resume="must", checkpoint=first, say=said.append)
     assert again == last
+    gone = "2 later checkpoints are removed (step-000000014, step-000000021), and what metrics.jsonl has after step 7"
+    assert gone in said
     after = load_file(again / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
 
