@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.checkpoint import find_checkpoint, list_checkpoints, point_link, read_state
+from tcc_fast.checkpoint import find_checkpoint, list_checkpoints, path_of, point_link, read_state, refuse_seeds
 from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
@@ -66,6 +66,7 @@ def _beginning(
 
 
 def _continuation(resume: str, config: str | None, data: Path | None, out: Path | None, overrides: list[str]) -> Plan:
+    refuse_seeds(path_of(resume))  # of which only the best would be continued
     checkpoint = find_checkpoint(resume)
     saved = read_state(checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":

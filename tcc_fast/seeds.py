@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.checkpoint import BEST, point_link
+from tcc_fast.checkpoint import BEST, how_to_continue_seeds, point_link
 from tcc_fast.distributed import rank
 from tcc_fast.evaluate import evaluate
+from tcc_fast.preemption import Preempted
 from tcc_fast.run_folder import Plan, point_latest_at
 from tcc_fast.train import train
 
@@ -55,7 +56,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
 
     Raises:
         ValueError: as `train`; or the plan continues a single run.
-        Preempted: SIGTERM came; start the same command again.
+        Preempted: SIGTERM came; start the same command again, with ``--resume auto`` and this folder.
     """
     if plan.resume == "must":
         raise ValueError("--seeds starts several runs: to continue them, use --resume auto with --out")
@@ -63,7 +64,10 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
     for seed in seeds:
         run = plan.run / f"seed-{seed}"
         config = plan.config.model_copy(update={"seed": seed})
-        train(config, plan.data, run, plan.resume, on_start=lambda run=run: point_latest_at(run))  # type: ignore[misc]
+        try:
+            train(config, plan.data, run, plan.resume, on_start=lambda run=run: point_latest_at(run))  # type: ignore[misc]
+        except Preempted as stop:
+            raise Preempted(stop.checkpoint, how_to_continue_seeds(plan.run)) from None
         found[seed] = evaluate(run, plan.data, baselines=(), agreement=True).label_free
     ranking = rank_seeds(plan.run, found)
     if rank() == 0:

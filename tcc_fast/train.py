@@ -11,7 +11,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from tcc_fast.checkpoint import RunState, drop_later_checkpoints, find_checkpoint, list_checkpoints, read_state
+from tcc_fast.checkpoint import (
+    RunState,
+    drop_later_checkpoints,
+    find_checkpoint,
+    list_checkpoints,
+    read_state,
+    refuse_seeds,
+)
 from tcc_fast.config import Config
 from tcc_fast.distributed import decide, processes
 from tcc_fast.optim import learning_rate, set_learning_rate
@@ -120,6 +127,7 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
 
 
 def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:
+    refuse_seeds(run)
     found = list_checkpoints(run)
     if resume == "must":
         return find_checkpoint(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -264,12 +265,12 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
         train(load_config("folder", ["train.precision=fp32", "train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
 
 
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM comes while this step is taken, counted from 1."""
-    one_step = TrainingStep.__call__
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, run: int = 0) -> None:
+    """SIGTERM comes while this step is taken, counted from 1, of the first run or a later one of the process."""
+    one_step, begun = TrainingStep.__call__, itertools.count(-run)
 
     def announced(self: TrainingStep, batch: Any, number: int) -> Any:
-        if number == step - 1:
+        if number == step - 1 and next(begun) == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return one_step(self, batch, number)
 
