@@ -9,7 +9,7 @@ A run's folder holds ``checkpoints/step-XXXXXXXXX/`` with
 - ``optimizer.safetensors``: the optimiser's state, as ``parameter name:entry``;
 - ``rng.safetensors``: torch's generators;
 - ``log.safetensors``: losses not yet reported, when a run was stopped within an epoch;
-- ``state.json``: step, pipeline state, config, data set, and the sha256 of every other file.
+- ``state.json``: step, pipeline state, precision, config, data set, and the sha256 of every other file.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class RunState:
     """Name of the pipeline that made the views."""
     loss: float | None = None
     """Mean loss of the epoch that ended here; None within an epoch, and while epochs cannot be compared."""
+    precision: str | None = None
+    """What was computed in, `bf16` or `fp32`; None in checkpoints that do not say it yet."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _write_rest(
         "dataset": state.dataset,
         "backend": state.backend,
         "loss": state.loss,
+        "precision": state.precision,
         "config": state.config.model_dump(mode="json"),
         "sha256": dict(sorted(digests.items())),
     }
@@ -318,6 +321,7 @@ def read_state(checkpoint: Path) -> RunState:
             config=config_from_tree(content["config"]),
             backend=content["backend"],
             loss=content["loss"],
+            precision=content.get("precision"),
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None

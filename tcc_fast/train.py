@@ -39,6 +39,7 @@ def train(
     checkpoint: Path | None = None,
     on_start: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = print,
+    precision: str | None = None,
 ) -> Path:
     """Train on a packed data set and return the last checkpoint.
 
@@ -52,6 +53,7 @@ def train(
         on_start: called by the main process when all is well and the run's folder is there.
         say: told, by the main process, which pipeline it will be before anything large is read, and which
             checkpoints are removed.
+        precision: what `auto` means where no checkpoint says what it meant before; None: by the device.
 
     Raises:
         ValueError: something the user can mend; says what to do.
@@ -61,7 +63,7 @@ def train(
     with RunLock(run):
         checkpoint = decide(lambda: checkpoint or _checkpoint_to_resume(run, resume))
         saved = decide(lambda: read_state(checkpoint) if checkpoint else None)
-        session = open_session(config, data, run, saved, say)
+        session = open_session(config, data, run, saved, say, precision)
         unreported = _go_back(session, run, checkpoint, saved, say) if checkpoint and saved else {}
         with Reporter(session, run) as reporter:
             reporter.log.load_tensors(unreported, session.accelerator.device)

@@ -15,6 +15,7 @@ from tcc_fast.run_folder import Plan
 from tcc_fast.seeds import parse_seeds, rank_seeds, train_seeds
 from tests.conftest import TINY
 from tests.test_cli import type_in
+from tests.test_step import fresh_accelerate
 from tests.test_train import stop_after
 
 
@@ -70,6 +71,19 @@ def test_what_sigterm_has_stopped_goes_on_with_all_seeds_as_it_advises(
     assert all(read_state(find_checkpoint(f"several/seed-{seed}")).step == 14 for seed in (2, 4))
     with pytest.raises(ValueError, match=advice):  # not the best alone
         type_in("train", "--resume", "several")
+
+
+def test_a_seed_that_was_not_begun_is_trained_in_the_precision_of_the_others(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config("digits", [*TINY, "start.method=none", "train.epochs=1", "train.precision=auto"])
+    plan = Plan(config, digits, tmp_path / "several", "auto", None)
+    for seeds, able in (([4], False), ([4, 2], True)):
+        monkeypatch.setattr("tcc_fast.session.has_bf16", lambda device, able=able: able)
+        with fresh_accelerate():
+            train_seeds(plan, seeds)
+    assert [read_state(find_checkpoint(plan.run / f"seed-{seed}")).precision for seed in (4, 2)] == ["fp32", "fp32"]
 
 
 @pytest.mark.parametrize("text", ["", "0,", "0-3", "1,1"])
