@@ -9,7 +9,7 @@ A run's folder holds ``checkpoints/step-XXXXXXXXX/`` with
 - ``optimizer.safetensors``: the optimiser's state, as ``parameter name:entry``;
 - ``rng.safetensors``: torch's generators;
 - ``log.safetensors``: losses not yet reported, when a run was stopped within an epoch;
-- ``state.json``: step, pipeline state, config, data set, and the sha256 of every other file.
+- ``state.json``: step, pipeline state, precision, config, data set, and the sha256 of every other file.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class RunState:
     """Name of the pipeline that made the views."""
     loss: float | None = None
     """Mean loss of the epoch that ended here; None within an epoch, and while epochs cannot be compared."""
+    precision: str | None = None
+    """What was computed in, `bf16` or `fp32`; None in checkpoints that do not say it yet."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _write_rest(
         "dataset": state.dataset,
         "backend": state.backend,
         "loss": state.loss,
+        "precision": state.precision,
         "config": state.config.model_dump(mode="json"),
         "sha256": dict(sorted(digests.items())),
     }
@@ -234,14 +237,42 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(r"step-\d+", path.name) and (path / STATE_FILE).is_file())
 
 
-def drop_later_checkpoints(run: Path, step: int) -> None:
-    """Remove the checkpoints after ``step``: the run goes on from there, and they are no longer part of it."""
+def drop_later_checkpoints(run: Path, step: int, say: Callable[[str], None] = lambda sentence: None) -> None:
+    """Remove the checkpoints after ``step``: the run goes on from there, and they are no longer part of it.
+
+    ``say`` is told which, before they go.
+    """
+    later = [path for path in list_checkpoints(run) if int(path.name.removeprefix("step-")) > step]
+    if later:
+        checkpoints = "1 later checkpoint is" if len(later) == 1 else f"{len(later)} later checkpoints are"
+        names = ", ".join(path.name for path in later)
+        say(f"{checkpoints} removed ({names}), and what metrics.jsonl has after step {step}")
     best = run / "checkpoints" / BEST
-    for path in list_checkpoints(run):
-        if int(path.name.removeprefix("step-")) > step:
-            if best.resolve() == path.resolve():
-                best.unlink()
-            _remove(path)
+    for path in later:
+        if best.resolve() == path.resolve():
+            best.unlink()
+        _remove(path)
+
+
+def path_of(where: str | Path) -> Path:
+    """A path, or what the word `latest` means."""
+    return Path("runs/latest") if str(where) == "latest" else Path(where)
+
+
+def holds_seeds(folder: Path) -> bool:
+    """Whether several seeds were trained into a folder, and no run of its own."""
+    return not list_checkpoints(folder) and any(folder.glob("seed-*/config.yaml"))
+
+
+def how_to_continue_seeds(folder: Path) -> str:
+    """What to do with a folder that `holds_seeds`."""
+    return f"continue all seeds with the same command and --resume auto --out {folder}"
+
+
+def refuse_seeds(folder: Path) -> None:
+    """Raise ValueError for a folder that `holds_seeds`, where a single run is needed."""
+    if holds_seeds(folder):
+        raise ValueError(f"{folder} holds several seeds, not a single run: {how_to_continue_seeds(folder)}")
 
 
 def find_checkpoint(where: str | Path) -> Path:
@@ -250,7 +281,7 @@ def find_checkpoint(where: str | Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    path = Path("runs/latest") if str(where) == "latest" else Path(where)
+    path = path_of(where)
     if (path / STATE_FILE).is_file():
         return path
     found = list_checkpoints(path)
@@ -290,6 +321,7 @@ def read_state(checkpoint: Path) -> RunState:
             config=config_from_tree(content["config"]),
             backend=content["backend"],
             loss=content["loss"],
+            precision=content.get("precision"),
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None

@@ -102,7 +102,8 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN|auto",
-            help="Continue a run (a folder, or `latest`); `auto` with --out continues it or starts it.",
+            help="Continue a run (a folder, or `latest`), or one of its checkpoints: later ones are removed. "
+            "`auto` with --out continues a run or starts it.",
         ),
     ] = None,
     seeds: Annotated[

@@ -224,7 +224,8 @@ class TrainConfig(Section):
     batch_size: int = Field(384, ge=2)
     """Global batch, over all ranks. Origin: prototype."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: autocast. `auto`: bf16 where the device computes in it, otherwise fp32."""
+    """bf16: autocast. `auto`: bf16 where the device computes in it, otherwise fp32; a run that is continued or
+    evaluated stays with what it was."""
     compile: CompileChoice = "auto"
     """torch.compile. `auto`: on for CUDA and one process, off for the CPU, where it costs half a minute for nothing.
     `graphs`: also replay the whole step as one CUDA graph (one process), for steps so short that launching them is what

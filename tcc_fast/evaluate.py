@@ -43,6 +43,8 @@ class Evaluation:
     split: str
     n: int
     image_size: int
+    precision: str
+    """What was computed in, `bf16` or `fp32`: that of the training, if its checkpoint says it."""
     num_clusters: int
     num_classes: int | None
     cluster_sizes: list[int]
@@ -84,6 +86,7 @@ class Evaluation:
             "dataset": self.dataset,
             "split": self.split,
             "image_size": self.image_size,
+            "precision": self.precision,
             "checkpoint": str(self.checkpoint),
             "seed": self.seed,
             "step": self.step,
@@ -152,6 +155,7 @@ def evaluate(
         split=split,
         n=len(indices),
         image_size=image_size,
+        precision="bf16" if trained.bf16 else "fp32",
         num_clusters=num_clusters,
         num_classes=len(names) if names else None,
         cluster_sizes=np.bincount(predictions, minlength=num_clusters).tolist(),

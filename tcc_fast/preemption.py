@@ -16,10 +16,15 @@ EXIT_CODE = 75
 
 
 class Preempted(Exception):
-    """The run stopped because it was asked to; ``checkpoint`` is where it will go on."""
+    """The run stopped because it was asked to; ``checkpoint`` is where it will go on.
 
-    def __init__(self, checkpoint: Path) -> None:
-        super().__init__(f"stopped by SIGTERM; continue with --resume: everything is in {checkpoint}")
+    Args:
+        checkpoint: of the run.
+        advice: how to go on, when it is not that run alone.
+    """
+
+    def __init__(self, checkpoint: Path, advice: str = "continue with --resume") -> None:
+        super().__init__(f"stopped by SIGTERM; {advice}: everything is in {checkpoint}")
         self.checkpoint = checkpoint
 
 

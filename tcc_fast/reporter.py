@@ -56,8 +56,9 @@ class Reporter:
         config, accelerator = session.config, session.accelerator
         name = session.dataset.manifest.name
         self.say(f"{name}: {len(session.dataset):,} pictures into {config.model.num_clusters} clusters")
-        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-        self.say(f"{accelerator.device}, {precision}, {accelerator.num_processes} process(es), run folder {self.run}")
+        self.say(
+            f"{accelerator.device}, {session.precision}, {accelerator.num_processes} process(es), run folder {self.run}"
+        )
         if advice := stem_advice(config.model.stem, config.data.image_size):
             self.display.alarm(advice)
         if checkpoint:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.checkpoint import find_checkpoint, point_link, read_state
+from tcc_fast.checkpoint import find_checkpoint, list_checkpoints, path_of, point_link, read_state, refuse_seeds
 from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
@@ -33,8 +33,9 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
     """Decide on data, config and folder, for all processes.
 
     Args:
-        config: name or file; None: the built-in config named as the data set, else `folder`.
-        data: data set folder; None: the only one under data/.
+        config: name or file; None: that of the run to continue; else the built-in one named as the data set, or
+            `folder`.
+        data: data set folder; None: that of the run to continue, else the only one under data/.
         out: run folder; None: runs/NAME-DATE-TIME.
         resume: None, `auto`, `latest`, a run or one of its checkpoints.
         overrides: KEY=VALUE.
@@ -51,6 +52,8 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
 def _beginning(
     config: str | None, data: Path | None, out: Path | None, resume: str | None, overrides: list[str]
 ) -> Plan:
+    if resume == "auto" and out is not None and (found := list_checkpoints(out)):
+        config, data = config or _config_of(out), data or Path(read_state(found[-1]).dataset["path"])
     data = data or _only_dataset()
     name = read_manifest(data)[0].name
     config = config or (name if name in built_in_names() else "folder")
@@ -63,6 +66,7 @@ def _beginning(
 
 
 def _continuation(resume: str, config: str | None, data: Path | None, out: Path | None, overrides: list[str]) -> Plan:
+    refuse_seeds(path_of(resume))  # of which only the best would be continued
     checkpoint = find_checkpoint(resume)
     saved = read_state(checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
@@ -70,10 +74,14 @@ def _continuation(resume: str, config: str | None, data: Path | None, out: Path 
     run = checkpoint.resolve().parent.parent
     if out is not None and out.resolve() != run:
         raise ValueError(f"--resume {resume} continues in {run}: leave --out away, or make it the same")
-    settings = load_config(config or str(run / "config.yaml"), overrides)
+    settings = load_config(config or _config_of(run), overrides)
     # Of a run, the newest is looked for when its lock is held: the one before may still be writing.
     named = checkpoint if Path(resume).resolve() == checkpoint.resolve() else None
     return Plan(settings, data or Path(saved.dataset["path"]), run, "must", named)
+
+
+def _config_of(run: Path) -> str:
+    return str(run / "config.yaml")
 
 
 def _only_dataset() -> Path:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.checkpoint import BEST, point_link
-from tcc_fast.distributed import rank
+from tcc_fast.checkpoint import BEST, how_to_continue_seeds, list_checkpoints, point_link, read_state
+from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluate import evaluate
+from tcc_fast.preemption import Preempted
 from tcc_fast.run_folder import Plan, point_latest_at
 from tcc_fast.train import train
 
@@ -55,15 +56,26 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
 
     Raises:
         ValueError: as `train`; or the plan continues a single run.
-        Preempted: SIGTERM came; start the same command again.
+        Preempted: SIGTERM came; start the same command again, with ``--resume auto`` and this folder.
     """
     if plan.resume == "must":
         raise ValueError("--seeds starts several runs: to continue them, use --resume auto with --out")
+    precision = decide(lambda: _precision_before(plan.run))
     found = {}
     for seed in seeds:
         run = plan.run / f"seed-{seed}"
         config = plan.config.model_copy(update={"seed": seed})
-        train(config, plan.data, run, plan.resume, on_start=lambda run=run: point_latest_at(run))  # type: ignore[misc]
+        try:
+            train(
+                config,
+                plan.data,
+                run,
+                plan.resume,
+                on_start=lambda run=run: point_latest_at(run),  # type: ignore[misc]
+                precision=precision,
+            )
+        except Preempted as stop:
+            raise Preempted(stop.checkpoint, how_to_continue_seeds(plan.run)) from None
         found[seed] = evaluate(run, plan.data, baselines=(), agreement=True).label_free
     ranking = rank_seeds(plan.run, found)
     if rank() == 0:
@@ -73,6 +85,15 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
             chosen = "  ← best, by the silhouette" if plan.run / f"seed-{seed}" == ranking.best else ""
             say(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()) + chosen)
     return ranking
+
+
+def _precision_before(run: Path) -> str | None:
+    """That of the seeds that are there: all are compared, so those not yet begun are trained in the same."""
+    for folder in sorted(run.glob("seed-*")):
+        found = list_checkpoints(folder)
+        if found and (precision := read_state(found[-1]).precision):
+            return precision
+    return None
 
 
 def rank_seeds(run: Path, found: dict[int, dict[str, float]]) -> Ranking:

@@ -59,6 +59,11 @@ class Session:
         """Steps of the whole run."""
         return self.pipeline.batches_per_epoch * self.config.train.epochs
 
+    @property
+    def precision(self) -> str:
+        """What is computed in: `bf16` or `fp32`."""
+        return "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32"
+
     def start_prototypes(self) -> None:
         """Put μ and its twin where `start.method` finds clusters among un-augmented features. Once a run; waits."""
         self._average_statistics()
@@ -68,7 +73,7 @@ class Session:
             evenly_spread(len(self.dataset)),
             self.config.data.image_size,
             self.accelerator.device,
-            bf16=self.accelerator.mixed_precision == "bf16",
+            bf16=self.precision == "bf16",
         )
         if not torch.isfinite(features).all():  # known to all ranks, unlike what the main one finds below
             raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
@@ -100,7 +105,15 @@ class Session:
             loss: mean loss of the epoch that has ended; None within an epoch.
         """
         self._average_statistics()
-        state = RunState(self.step, self.pipeline.state_dict(), self.config, describe(self.dataset), self.backend, loss)
+        state = RunState(
+            self.step,
+            self.pipeline.state_dict(),
+            self.config,
+            describe(self.dataset),
+            self.backend,
+            loss,
+            self.precision,
+        )
         return save_checkpoint(run, state, self.training, self.config.train.keep_checkpoints, log)
 
     def load(self, checkpoint: Path, saved: RunState) -> dict[str, Tensor]:
@@ -122,6 +135,7 @@ def open_session(
     run: Path,
     saved: RunState | None = None,
     say: Callable[[str], None] = lambda sentence: None,
+    precision: str | None = None,
 ) -> Session:
     """Build all parts of a run.
 
@@ -129,15 +143,18 @@ def open_session(
         config: all settings.
         data: the data set folder.
         run: the run's folder.
-        saved: of the checkpoint that will be continued, whose choice of a pipeline holds.
+        saved: of the checkpoint that will be continued, whose choices of a pipeline and of a precision hold.
         say: told which pipeline it is and what memory it takes, before it takes it; on the main process.
+        precision: what `auto` means where the checkpoint does not say; None: by the device.
 
     Raises:
-        ValueError: the data set, the batch size, K or the memory does not fit; says what to do.
+        ValueError: the data set, the batch size, K, the epochs or the memory does not fit; says what to do.
     """
+    _check_that_clusters_start(config)
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError('train.tensorboard=true needs TensorBoard: pip install "tcc-fast[tensorboard]"')
-    precision = resolve_precision(config.train.precision, processes().device)
+    before = saved.precision if saved and saved.precision else precision
+    precision = decide(lambda: resolve_precision(config.train.precision, processes().device, before))
     accelerator = Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with="tensorboard" if config.train.tensorboard else None,
@@ -161,6 +178,8 @@ def open_session(
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         say(choice.sentence)
+        if config.train.precision == "auto" and precision == "bf16" and not has_bf16(device):
+            say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
 
     set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
@@ -185,6 +204,16 @@ def open_session(
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 
 
+def _check_that_clusters_start(config: Config) -> None:
+    """A run that ends where its prototypes would start never trains a cluster."""
+    if config.train.epochs <= config.start_epoch:
+        raise ValueError(
+            f"train.epochs is {config.train.epochs}, but the prototypes start after epoch {config.start_epoch} "
+            f"(start.method={config.start.method}), so no cluster would be trained: use more epochs, or "
+            "start.method=none"
+        )
+
+
 def _refuse_what_would_wrap_the_step(accelerator: Accelerator) -> None:
     """`accelerate config` can ask for other ways to distribute and to compile."""
     known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -206,15 +235,31 @@ def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: 
     return choose_pipeline(dataset, config, accelerator.device, sharing)
 
 
-def resolve_precision(choice: str, device: torch.device) -> str:
-    """`bf16` or `fp32`. `auto` means bf16 where the device has arithmetic for it: elsewhere it is many times slower."""
+def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> str:
+    """`bf16` or `fp32`. `auto` means what it was ``before``, or else bf16 where the device has arithmetic for it.
+
+    Elsewhere bf16 is two to six times slower than fp32 (CPUs), but what has begun in it is not computed otherwise.
+
+    Raises:
+        ValueError: it was bf16, and the device cannot compute in it at all.
+    """
     if choice != "auto":
         return choice
+    if before == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"the checkpoint was trained in bf16, which {device} cannot compute in: use another device, or the CPU "
+            "(ACCELERATE_USE_CPU=true)"
+        )
+    return before or ("bf16" if has_bf16(device) else "fp32")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has arithmetic for bf16."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     # torch before 2.12 does not say what the CPU can do: fp32 is never slow.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def tune(device: torch.device, precision: str, compiled: bool) -> None:

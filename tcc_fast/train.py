@@ -11,7 +11,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from tcc_fast.checkpoint import RunState, drop_later_checkpoints, find_checkpoint, list_checkpoints, read_state
+from tcc_fast.checkpoint import (
+    RunState,
+    drop_later_checkpoints,
+    find_checkpoint,
+    list_checkpoints,
+    read_state,
+    refuse_seeds,
+)
 from tcc_fast.config import Config
 from tcc_fast.distributed import decide, processes
 from tcc_fast.optim import learning_rate, set_learning_rate
@@ -32,6 +39,7 @@ def train(
     checkpoint: Path | None = None,
     on_start: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = print,
+    precision: str | None = None,
 ) -> Path:
     """Train on a packed data set and return the last checkpoint.
 
@@ -43,7 +51,9 @@ def train(
             is an error if there is none; `auto` continues it if it has a checkpoint and starts it otherwise.
         checkpoint: with `must`: which of the run's checkpoints; None: the newest. Later ones are removed.
         on_start: called by the main process when all is well and the run's folder is there.
-        say: told, before anything large is read, which pipeline it will be.
+        say: told, by the main process, which pipeline it will be before anything large is read, and which
+            checkpoints are removed.
+        precision: what `auto` means where no checkpoint says what it meant before; None: by the device.
 
     Raises:
         ValueError: something the user can mend; says what to do.
@@ -53,8 +63,8 @@ def train(
     with RunLock(run):
         checkpoint = decide(lambda: checkpoint or _checkpoint_to_resume(run, resume))
         saved = decide(lambda: read_state(checkpoint) if checkpoint else None)
-        session = open_session(config, data, run, saved, say)
-        unreported = _go_back(session, run, checkpoint, saved) if checkpoint and saved else {}
+        session = open_session(config, data, run, saved, say, precision)
+        unreported = _go_back(session, run, checkpoint, saved, say) if checkpoint and saved else {}
         with Reporter(session, run) as reporter:
             reporter.log.load_tensors(unreported, session.accelerator.device)
             if session.accelerator.is_main_process:
@@ -73,11 +83,13 @@ def train(
     return checkpoint
 
 
-def _go_back(session: Session, run: Path, checkpoint: Path, saved: RunState) -> dict[str, Tensor]:
+def _go_back(
+    session: Session, run: Path, checkpoint: Path, saved: RunState, say: Callable[[str], None]
+) -> dict[str, Tensor]:
     """Continue from a checkpoint; later ones are no longer part of the run. Returns losses not yet reported then."""
     unreported = session.load(checkpoint, saved)
     session.accelerator.wait_for_everyone()  # all have read what may now go
-    decide(lambda: drop_later_checkpoints(run, saved.step))
+    decide(lambda: drop_later_checkpoints(run, saved.step, say))
     return unreported
 
 
@@ -117,6 +129,7 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
 
 
 def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:
+    refuse_seeds(run)
     found = list_checkpoints(run)
     if resume == "must":
         return find_checkpoint(run)

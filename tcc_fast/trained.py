@@ -65,5 +65,5 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all")
     if split not in splits:
         raise ValueError(f"{dataset.path} has no split {split!r}: it has {', '.join(splits)}")
     model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
-    bf16 = resolve_precision(state.config.train.precision, device) == "bf16"
+    bf16 = resolve_precision(state.config.train.precision, device, state.precision) == "bf16"
     return Trained(checkpoint, state, model, dataset, range(*splits[split]), device, bf16)

@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tcc_fast.cli import app
+from tcc_fast.config import load_config
 from tests.conftest import TINY
 
-SETTINGS = [*TINY, "train.epochs=1"]
+SETTINGS = [*TINY, "train.epochs=1", "start.method=none"]
 
 
 @pytest.fixture
@@ -81,6 +82,23 @@ def test_train_with_several_data_sets_lists_them(home: Path, digits: Path) -> No
         type_in("train")
 
 
+def test_resume_auto_continues_a_run_with_its_own_settings_and_data(home: Path, digits: Path) -> None:
+    own = ["train.checkpoint_every=1", "train.epochs=2", "loss.alpha=0.3"]
+    type_in("train", "--config", "digits", *SETTINGS, *own, "--out", "runs/one")
+    (home / "data" / "more").symlink_to(digits)  # which data set it was is no question any more
+    again = ["train", "--resume", "auto", "--out", "runs/one"]
+    assert "continuing runs/one/checkpoints/step-000000014 at step 14 of 14" in type_in(*again)
+    assert load_config("runs/one/config.yaml").loss.alpha == 0.3
+    assert "continuing" in type_in(*again, "train.log_every=3", "loss.alpha=0.3")
+    assert load_config("runs/one/config.yaml").train.log_every == 3
+    with pytest.raises(ValueError, match=r"other settings: loss\.alpha was 0\.3, now 0\.4"):
+        type_in(*again, "loss.alpha=0.4")
+    with pytest.raises(ValueError, match=r"other settings: .*model\.feature_dim was 16, now 128"):
+        type_in(*again, "--config", "digits", "--data", "data/digits", "train.precision=fp32")
+    with pytest.raises(ValueError, match="several data sets"):  # a run that is not there has none of its own
+        type_in("train", "--resume", "auto", "--out", "runs/two")
+
+
 def test_resume_auto_needs_a_folder(home: Path) -> None:
     with pytest.raises(ValueError, match="--resume auto needs --out"):
         type_in("train", "--resume", "auto")
@@ -128,3 +146,7 @@ def test_a_checkpoint_that_lies_in_no_run_is_not_continued(home: Path) -> None:
     newest.rename(home / "alone")
     with pytest.raises(ValueError, match="alone lies in no run folder"):
         type_in("train", "--resume", "alone")
+
+
+def test_the_help_says_that_going_back_removes_what_is_later() -> None:
+    assert "one of its checkpoints later ones are removed" in " ".join(re.findall(r"\w+", type_in("train", "--help")))

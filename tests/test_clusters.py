@@ -25,7 +25,7 @@ from tests.conftest import TINY
 @pytest.fixture(scope="module")
 def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(load_config("digits", [*TINY, "train.epochs=1"]), digits, folder)
+    train(load_config("digits", [*TINY, "train.epochs=1", "start.method=none"]), digits, folder)
     return folder
 
 
@@ -64,7 +64,8 @@ def as_thumbnail(dataset: Dataset, index: int) -> np.ndarray:
 def test_every_cluster_with_pictures_has_a_sheet_from_its_surest_to_its_most_doubtful(
     digits: Path, tmp_path: Path
 ) -> None:
-    train(load_config("digits", [*TINY, "train.epochs=1", "model.num_clusters=12"]), digits, tmp_path / "run")
+    settings = [*TINY, "train.epochs=1", "start.method=none", "model.num_clusters=12"]
+    train(load_config("digits", settings), digits, tmp_path / "run")
     sheets = tmp_path / "sheets"
     sheets.mkdir()
     (sheets / "cluster-77.png").touch()  # of an earlier model

@@ -33,7 +33,9 @@ def shown(result: object) -> str:
 def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run with 13 clusters for 10 classes."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(load_config("digits", [*TINY, "train.epochs=1", "model.num_clusters=13"]), digits, folder)
+    train(
+        load_config("digits", [*TINY, "train.epochs=1", "start.method=none", "model.num_clusters=13"]), digits, folder
+    )
     return folder
 
 

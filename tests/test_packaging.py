@@ -61,5 +61,5 @@ def test_the_wheel_works_elsewhere_beside_a_foreign_pipelines_package(dist: Path
     assert Path(where).is_relative_to(environment)
     script = str(environment / "bin" / "tcc-fast")
     assert "1797 images" in run(script, "convert", "digits")
-    run(str(python), "-m", "tcc_fast", "train", "--config", "digits", *TINY, "train.epochs=1")
+    run(str(python), "-m", "tcc_fast", "train", "--config", "digits", *TINY, "train.epochs=1", "start.method=none")
     assert "TCC (argmax π)" in run(script, "eval", "--ckpt", "latest")

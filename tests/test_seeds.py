@@ -10,9 +10,13 @@ import pytest
 
 from tcc_fast.checkpoint import find_checkpoint, read_state
 from tcc_fast.config import load_config
+from tcc_fast.preemption import Preempted
 from tcc_fast.run_folder import Plan
 from tcc_fast.seeds import parse_seeds, rank_seeds, train_seeds
 from tests.conftest import TINY
+from tests.test_cli import type_in
+from tests.test_step import fresh_accelerate
+from tests.test_train import stop_after
 
 
 def test_the_highest_silhouette_is_best_and_none_is_worst(tmp_path: Path) -> None:
@@ -41,6 +45,45 @@ def test_seeds_are_trained_ranked_linked_and_not_trained_again(
     before = {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")}
     assert train_seeds(plan, [4, 2], said.append) == ranking
     assert {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")} == before
+
+
+@pytest.mark.parametrize("stopped", [0, 1], ids=["in the first", "in the second"])
+def test_what_sigterm_has_stopped_goes_on_with_all_seeds_as_it_advises(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--data", str(digits), *TINY, "start.method=none", "--seeds", "4,2"]
+    advice = "continue all seeds with the same command and --resume auto --out several"
+    with monkeypatch.context() as patch:
+        stop_after(10, patch, run=stopped)
+        where = f"everything is in several/seed-{[4, 2][stopped]}/"
+        with pytest.raises(Preempted, match=f"stopped by SIGTERM; {advice}: {where}"):
+            type_in(*command, "--out", "several")
+    for mistake in (["--resume", "several"], ["--resume", "auto", "--out", "several"], ["--out", "several"]):
+        with pytest.raises(ValueError, match=f"several holds several seeds, not a single run: {advice}"):
+            type_in("train", "--data", str(digits), *TINY, "start.method=none", *mistake)
+    assert sorted(path.name for path in Path("several").glob("[!.]*")) == ["seed-2", "seed-4"][1 - stopped :]
+
+    printed = type_in(*command, "--resume", "auto", "--out", "several")
+    assert "at step 10 of 14" in printed
+    assert printed.count("best, by the silhouette") == 1
+    assert sorted(json.loads(Path("several/seeds.json").read_text())["label_free"]) == ["2", "4"]
+    assert all(read_state(find_checkpoint(f"several/seed-{seed}")).step == 14 for seed in (2, 4))
+    with pytest.raises(ValueError, match=advice):  # not the best alone
+        type_in("train", "--resume", "several")
+
+
+def test_a_seed_that_was_not_begun_is_trained_in_the_precision_of_the_others(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config("digits", [*TINY, "start.method=none", "train.epochs=1", "train.precision=auto"])
+    plan = Plan(config, digits, tmp_path / "several", "auto", None)
+    for seeds, able in (([4], False), ([4, 2], True)):
+        monkeypatch.setattr("tcc_fast.session.has_bf16", lambda device, able=able: able)
+        with fresh_accelerate():
+            train_seeds(plan, seeds)
+    assert [read_state(find_checkpoint(plan.run / f"seed-{seed}")).precision for seed in (4, 2)] == ["fp32", "fp32"]
 
 
 @pytest.mark.parametrize("text", ["", "0,", "0-3", "1,1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -17,10 +18,14 @@ from safetensors.torch import load_file
 from tcc_fast import __main__, pipelines
 from tcc_fast.checkpoint import list_checkpoints, read_state
 from tcc_fast.config import Config, load_config
+from tcc_fast.evaluate import evaluate
 from tcc_fast.preemption import Preempted
+from tcc_fast.session import resolve_precision
 from tcc_fast.step import TrainingStep
 from tcc_fast.train import train
+from tcc_fast.trained import open_trained
 from tests.conftest import TINY
+from tests.test_step import fresh_accelerate
 
 LOGGED = {
     "step",
@@ -126,6 +131,25 @@ def test_resuming_with_other_settings_names_what_differs(digits: Path, tiny: Con
         train(other, digits, tmp_path / "run", resume="must")
 
 
+def test_a_run_that_ends_where_its_prototypes_would_start_is_refused(digits: Path, tmp_path: Path) -> None:
+    too_short = load_config("digits", [*TINY, "train.epochs=1"])
+    with pytest.raises(ValueError, match=r"no cluster would be trained: use more epochs, or start\.method=none"):
+        train(too_short, digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(load_config("digits", [*TINY, "train.epochs=1", "loss.cluster_track=false"]), digits, tmp_path / "instance")
+
+
+def test_a_run_of_before_that_never_trained_a_cluster_is_not_continued(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_short = load_config("digits", [*TINY, "train.epochs=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr("tcc_fast.session._check_that_clusters_start", lambda config: None)
+        train(too_short, digits, tmp_path / "run")
+    with pytest.raises(ValueError, match="no cluster would be trained"):
+        train(too_short, digits, tmp_path / "run", resume="must")
+
+
 def test_only_the_newest_checkpoints_are_kept(digits: Path, tmp_path: Path) -> None:
     config = load_config("digits", [*TINY, "train.epochs=4", "train.checkpoint_every=1", "train.keep_checkpoints=2"])
     train(config, digits, tmp_path / "run")
@@ -205,8 +229,11 @@ def test_an_older_checkpoint_that_is_named_is_the_one_continued(digits: Path, tm
     before = {key: tensor.clone() for key, tensor in load_file(last / "model.safetensors").items()}  # not a map of it
     first = list_checkpoints(tmp_path / "run")[0]
     (last / "model.safetensors").write_bytes(b"damaged")
-    again = train(config, digits, tmp_path / "run", resume="must", checkpoint=first)
+    said: list[str] = []
+    again = train(config, digits, tmp_path / "run", resume="must", checkpoint=first, say=said.append)
     assert again == last
+    gone = "2 later checkpoints are removed (step-000000014, step-000000021), and what metrics.jsonl has after step 7"
+    assert gone in said
     after = load_file(again / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -242,12 +269,12 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
         train(load_config("folder", ["train.precision=fp32", "train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
 
 
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM comes while this step is taken, counted from 1."""
-    one_step = TrainingStep.__call__
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, run: int = 0) -> None:
+    """SIGTERM comes while this step is taken, counted from 1, of the first run or a later one of the process."""
+    one_step, begun = TrainingStep.__call__, itertools.count(-run)
 
     def announced(self: TrainingStep, batch: Any, number: int) -> Any:
-        if number == step - 1:
+        if number == step - 1 and next(begun) == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return one_step(self, batch, number)
 
@@ -334,3 +361,56 @@ def test_a_continued_run_keeps_the_pipeline_that_was_chosen(
             train(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), digits, tmp_path)
     assert read_state(stop.value.checkpoint).backend == "torch"
     assert read_state(train(config, digits, tmp_path, resume="must")).backend == "torch"
+
+
+AUTO = [*TINY, "start.method=none", "train.precision=auto"]
+
+
+def stop_on_a_machine(digits: Path, run: Path, monkeypatch: pytest.MonkeyPatch, able: bool) -> Path:
+    """A run that `train.precision=auto` began where there is arithmetic for bf16, or none; its only checkpoint."""
+    with monkeypatch.context() as patch, fresh_accelerate():
+        patch.setattr("tcc_fast.session.has_bf16", lambda device: able)
+        stop_after(10, patch)
+        with pytest.raises(Preempted) as stop:
+            train(load_config("digits", AUTO), digits, run)
+    return stop.value.checkpoint
+
+
+@pytest.mark.parametrize(("able", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_run_stays_in_its_precision_on_another_machine(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: bool, precision: str
+) -> None:
+    stopped = stop_on_a_machine(digits, tmp_path / "run", monkeypatch, able)
+    assert read_state(stopped).precision == precision
+    monkeypatch.setattr("tcc_fast.session.has_bf16", lambda device: not able)
+    said: list[str] = []
+    with fresh_accelerate():
+        last = train(load_config("digits", AUTO), digits, tmp_path / "run", resume="must", say=said.append)
+    assert (read_state(last).step, read_state(last).precision) == (14, precision)
+    assert [line for line in said if "no arithmetic" in line] == (
+        ["bf16, as before; cpu has no arithmetic for it, so this is slower than it was or than fp32"] if able else []
+    )
+    assert open_trained(tmp_path / "run").bf16 == able  # its figures, too, are those of the machine before
+    assert evaluate(tmp_path / "run", baselines=()).to_json()["precision"] == precision
+
+
+def test_a_checkpoint_that_does_not_say_its_precision_goes_on_in_that_of_the_machine(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = stop_on_a_machine(digits, tmp_path / "run", monkeypatch, able=True) / "state.json"
+    state = json.loads(file.read_text())
+    del state["precision"]
+    file.write_text(json.dumps(state))
+    assert read_state(file.parent).precision is None
+    monkeypatch.setattr("tcc_fast.session.has_bf16", lambda device: False)
+    with fresh_accelerate():
+        last = train(load_config("digits", AUTO), digits, tmp_path / "run", resume="must")
+    assert read_state(last).precision == "fp32"
+
+
+def test_a_gpu_that_cannot_compute_in_the_precision_of_before_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    with pytest.raises(ValueError, match="trained in bf16, which cuda:1 cannot compute in: use another device, or"):
+        resolve_precision("auto", torch.device("cuda", 1), "bf16")
+    assert resolve_precision("auto", torch.device("cuda"), "fp32") == "fp32"
+    assert resolve_precision("auto", torch.device("cuda")) == "fp32"
