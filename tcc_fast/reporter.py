@@ -20,7 +20,7 @@ class Reporter:
         self.session, self.run = session, run
         self.main = session.accelerator.is_main_process
         self.log = LossLog()
-        self.alarm = CollapseAlarm(len(session.model.prototypes))
+        self.alarm = CollapseAlarm(session.config)
         self.display = Display(session.total_steps, session.step, active=self.main)
         self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
         self.restart_clock = self.log.restart_clock
