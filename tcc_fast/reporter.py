@@ -9,6 +9,7 @@ import yaml
 from tcc_fast.display import Display
 from tcc_fast.distributed import decide
 from tcc_fast.encoder import stem_advice
+from tcc_fast.queues import queue_advice
 from tcc_fast.session import Session
 from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile
 
@@ -58,7 +59,9 @@ class Reporter:
         self.say(f"{name}: {len(session.dataset):,} pictures into {config.model.num_clusters} clusters")
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         self.say(f"{accelerator.device}, {precision}, {accelerator.num_processes} process(es), run folder {self.run}")
-        if advice := stem_advice(config.model.stem, config.data.image_size):
+        stem = stem_advice(config.model.stem, config.data.image_size)
+        queue = queue_advice(config.queue.instance_length, len(session.dataset))
+        for advice in filter(None, (stem, queue)):
             self.display.alarm(advice)
         if checkpoint:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")

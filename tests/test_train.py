@@ -102,6 +102,16 @@ def test_a_run_that_was_cut_off_and_resumed_equals_an_uninterrupted_one(
     assert without_speed(read_metrics(tmp_path / "cut")) == without_speed(read_metrics(tmp_path / "whole"))
 
 
+def test_a_run_begins_with_advice_on_a_queue_larger_than_the_data_set(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["train.epochs=1", "start.method=none"]
+    train(load_config("digits", [*TINY, *options]), digits, tmp_path / "suited")
+    assert "warning" not in capsys.readouterr().out
+    train(load_config("digits", [*TINY, *options, "queue.instance_length=4096"]), digits, tmp_path / "long")
+    assert "warning: queue.instance_length is 4,096" in capsys.readouterr().out
+
+
 def test_a_second_run_in_the_same_folder_is_refused(digits: Path, tiny: Config, tmp_path: Path) -> None:
     train(tiny, digits, tmp_path / "run")
     with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
