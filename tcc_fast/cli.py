@@ -48,7 +48,7 @@ def convert(
     max_rejected: Annotated[
         str | None,
         typer.Option(
-            help="Files that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
+            help="Pictures that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
         ),
     ] = None,
     formats: Annotated[
