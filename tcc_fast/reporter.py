@@ -54,13 +54,12 @@ class Reporter:
     def introduce(self, checkpoint: Path | None) -> None:
         """Say what is about to happen."""
         session = self.session
-        config, accelerator = session.config, session.accelerator
-        name = session.dataset.manifest.name
-        self.say(f"{name}: {len(session.dataset):,} pictures into {config.model.num_clusters} clusters")
+        config, accelerator, dataset = session.config, session.accelerator, session.dataset
+        self.say(f"{dataset.title}: {len(dataset):,} pictures into {config.model.num_clusters} clusters")
         precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
         self.say(f"{accelerator.device}, {precision}, {accelerator.num_processes} process(es), run folder {self.run}")
         stem = stem_advice(config.model.stem, config.data.image_size)
-        queue = queue_advice(config.queue.instance_length, len(session.dataset))
+        queue = queue_advice(config.queue.instance_length, len(dataset))
         for advice in filter(None, (stem, queue)):
             self.display.alarm(advice)
         if checkpoint:
