@@ -112,6 +112,14 @@ def test_a_run_begins_with_advice_on_a_queue_larger_than_the_data_set(
     assert "warning: queue.instance_length is 4,096" in capsys.readouterr().out
 
 
+def test_what_cannot_be_clustered_is_refused(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"model\.num_clusters is 1798, but there are only 1797 images"):
+        train(load_config("digits", [*TINY, "model.num_clusters=1798"]), digits, tmp_path / "many")
+    monkeypatch.setattr("tcc_fast.session.embed", lambda *_, **__: (torch.full((1797, 16), math.nan), None))
+    with pytest.raises(ValueError, match=r"features are not finite at the start of the prototypes: lower optim\.lr"):
+        train(load_config("digits", TINY), digits, tmp_path / "nan")
+
+
 def test_a_second_run_in_the_same_folder_is_refused(digits: Path, tiny: Config, tmp_path: Path) -> None:
     train(tiny, digits, tmp_path / "run")
     with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
