@@ -22,7 +22,7 @@ class Reporter:
         self.main = session.accelerator.is_main_process
         self.log = LossLog()
         self.alarm = CollapseAlarm(session.config)
-        self.display = Display(session.total_steps, session.step, active=self.main)
+        self.display = Display(session.total_steps, session.config.train.epochs, session.step, active=self.main)
         self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
         self.restart_clock = self.log.restart_clock
 
