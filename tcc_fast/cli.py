@@ -1,4 +1,4 @@
-"""The command line: ``tcc-fast convert``, ``train``, ``eval``, ``assign``, ``bench``."""
+"""The command line: ``tcc-fast convert``, ``train``, ``config``, ``eval``, ``assign``, ``bench``."""
 
 from __future__ import annotations
 
@@ -131,6 +131,19 @@ def train(
     if processes().is_main_process:
         typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
     leave()
+
+
+@app.command(name="config")
+def config_command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A built-in config or a YAML file; default: the defaults.")
+    ] = None,
+) -> None:
+    """Print every setting, with what it is for, as YAML that --config reads."""
+    from tcc_fast.config import Config, load_config
+    from tcc_fast.settings import commented_yaml
+
+    typer.echo(commented_yaml(Config() if name is None else load_config(name)), nl=False)
 
 
 @app.command(name="eval")
