@@ -45,7 +45,8 @@ class EpochOrder:
             quarter = 1 << max(2, num_images // 4).bit_length() - 1  # a power of two
             raise ValueError(
                 f"train.batch_size is {batch_size}, but the data set has {num_images} images: "
-                f"set train.batch_size={quarter // ranks * ranks or ranks} or less"
+                f"set train.batch_size={quarter // ranks * ranks or ranks} "
+                f"(at most {num_images // ranks * ranks} is possible)"
             )
         if batch_size % ranks:
             raise ValueError(

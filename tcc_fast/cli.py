@@ -1,4 +1,4 @@
-"""The command line: ``tcc-fast convert``, ``train``, ``eval``, ``assign``, ``bench``."""
+"""The command line: ``tcc-fast convert``, ``train``, ``config``, ``eval``, ``assign``, ``bench``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tcc_fast import __version__
 from tcc_fast.datasets.reader import READERS
+from tcc_fast.typed_options import TakesSettings
 
 app = typer.Typer(
     name="tcc-fast",
@@ -22,6 +23,9 @@ app = typer.Typer(
 bench_app = typer.Typer(help="Measure how fast things are on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 DatasetName = typer.Argument(metavar="NAME", help=f"Where the pictures come from: {', '.join(READERS)}.")
+ConfigName = typer.Option(
+    help="A built-in config or a YAML file; default: the one named as the data set, else `folder`."
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -48,7 +52,7 @@ def convert(
     max_rejected: Annotated[
         str | None,
         typer.Option(
-            help="Files that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
+            help="Pictures that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
         ),
     ] = None,
     formats: Annotated[
@@ -88,14 +92,12 @@ def _count_or_share(text: str) -> int | float:
         raise ValueError(f"--max-rejected is {text!r}, but must be a count (20) or a share (0.1)") from None
 
 
-@app.command()
+@app.command(cls=TakesSettings)
 def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as seed=1.")
     ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="A built-in config or a YAML file; default: the one named as the data set.")
-    ] = None,
+    config: Annotated[str | None, ConfigName] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME-DATE-TIME.")] = None,
     resume: Annotated[
@@ -130,6 +132,19 @@ def train(
     if processes().is_main_process:
         typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
     leave()
+
+
+@app.command(name="config")
+def config_command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A built-in config or a YAML file; default: the defaults.")
+    ] = None,
+) -> None:
+    """Print every setting, with what it is for, as YAML that --config reads."""
+    from tcc_fast.config import Config, load_config
+    from tcc_fast.settings import commented_yaml
+
+    typer.echo(commented_yaml(Config() if name is None else load_config(name)), nl=False)
 
 
 @app.command(name="eval")
@@ -205,15 +220,13 @@ def assign_command(
     leave()
 
 
-@bench_app.command("pipelines")
+@bench_app.command("pipelines", cls=TakesSettings)
 def bench_pipelines(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as data.workers=8.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
-    config: Annotated[
-        str | None, typer.Option(help="A built-in config or a YAML file; default: the one named as the data set.")
-    ] = None,
+    config: Annotated[str | None, ConfigName] = None,
     passes: Annotated[int, typer.Option(help="Rounds; in each, every pipeline has one turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="Length of a turn, at least.")] = 3.0,
     only: Annotated[
@@ -253,16 +266,14 @@ def bench_pipelines(
         plot.write_text(comparison_svg(result), encoding="utf-8")
 
 
-@bench_app.command("step")
+@bench_app.command("step", cls=TakesSettings)
 def bench_step_command(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as train.batch_size=1024."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
-    config: Annotated[
-        str | None, typer.Option(help="A built-in config or a YAML file; default: the one named as the data set.")
-    ] = None,
+    config: Annotated[str | None, ConfigName] = None,
     passes: Annotated[int, typer.Option(help="Rounds; in each, every contender has one turn.")] = 3,
     seconds: Annotated[float, typer.Option(help="Length of a turn, at least.")] = 3.0,
     plain: Annotated[bool, typer.Option(help="Also measure the plain version: eager, fp32, PIL DataLoader.")] = True,

@@ -16,16 +16,17 @@ class Display:
 
     Args:
         total_steps: of the whole run.
+        epochs: of the whole run.
         done_steps: done already, in a run that continues.
         active: False shows nothing.
         console: where to; default: standard output.
     """
 
     def __init__(
-        self, total_steps: int, done_steps: int = 0, active: bool = True, console: Console | None = None
+        self, total_steps: int, epochs: int, done_steps: int = 0, active: bool = True, console: Console | None = None
     ) -> None:
         self.console = console or Console(highlight=False)
-        self.total_steps, self.active = total_steps, active
+        self.total_steps, self.epochs, self.active = total_steps, epochs, active
         self._seen: tuple[int, float] | None = None  # step and time of the line before
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -69,11 +70,11 @@ class Display:
         step = int(line["step"])
         if self._live:
             self._progress.update(self._task, completed=step)
-            self._table = _panel(line)
+            self._table = _panel(line, self.epochs)
             return
         left = self._time_left(step)
         self.console.print(
-            f"epoch {line['epoch']:.0f} step {step}/{self.total_steps} loss {line['loss']:.3f} "
+            f"epoch {_epoch(line, self.epochs)} step {step}/{self.total_steps} loss {line['loss']:.3f} "
             f"(instance {line['loss_instance']:.3f} cluster {line['loss_cluster']:.3f} "
             f"kl {line['kl_uniform']:.3f}) entropy {line['entropy']:.2f} of mean {line['entropy_mean']:.2f} "
             f"clusters {line['smallest_cluster']:.1%}-{line['largest_cluster']:.1%} "
@@ -93,9 +94,14 @@ class Display:
         return Group(self._table, self._progress)
 
 
-def _panel(line: dict[str, float]) -> Table:
+def _epoch(line: dict[str, float], epochs: int) -> str:
+    """Counted from 1, as steps are; metrics.jsonl counts epochs from 0."""
+    return f"{line['epoch'] + 1:.0f}/{epochs}"
+
+
+def _panel(line: dict[str, float], epochs: int) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_row("epoch", f"{line['epoch']:.0f}", "learning rate", f"{line['lr']:.2e}")
+    table.add_row("epoch", _epoch(line, epochs), "learning rate", f"{line['lr']:.2e}")
     table.add_row("loss", f"{line['loss']:.4f}", "images / s", f"{line['images_per_second']:.0f}")
     table.add_row("  instance", f"{line['loss_instance']:.4f}", "entropy of π", f"{line['entropy']:.3f}")
     table.add_row("  cluster", f"{line['loss_cluster']:.4f}", "entropy of mean π", f"{line['entropy_mean']:.3f}")

@@ -60,6 +60,8 @@ class Evaluation:
     label_free: dict[str, float] = field(default_factory=dict)
     """What can be said without labels: see :mod:`tcc_fast.label_free`."""
     class_names: tuple[str, ...] = ()
+    title: str = ""
+    """What the data set is called on screen."""
     confusion: np.ndarray | None = None
     """(K, classes) images of each cluster and class."""
 
@@ -166,6 +168,7 @@ def evaluate(
         linear_probe=_linear_probe(features.numpy(), labels) if linear_probe and labels is not None else None,
         label_free=label_free,
         class_names=names or (),
+        title=dataset.title,
         confusion=None if labels is None or not names else _confusion(predictions, labels, num_clusters, len(names)),
     )
 
@@ -209,7 +212,7 @@ def write_confusion(result: Evaluation, file: Path) -> None:
         ValueError: there are no labels.
     """
     if result.confusion is None:
-        raise ValueError(f"{result.dataset} has no labels, so there is no confusion to write: leave --confusion out")
+        raise ValueError(f"{result.title} has no labels, so there is no confusion to write: leave --confusion out")
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["cluster", *result.class_names])

@@ -20,7 +20,7 @@ BASELINE_NAMES = {"kmeans_features": "k-means on TCC's features", "kmeans_pixels
 def show_evaluation(result: Evaluation, console: Console) -> None:
     """Print an evaluation: what was measured on, scores beside k-means and the paper, cluster sizes."""
     console.print(
-        f"{result.dataset}: {result.n:,} images at {result.image_size} px, split {result.split}, "
+        f"{result.title}: {result.n:,} images at {result.image_size} px, split {result.split}, "
         f"{result.checkpoint} (step {result.step})",
         soft_wrap=True,
         markup=False,

@@ -9,6 +9,7 @@ import yaml
 from tcc_fast.display import Display
 from tcc_fast.distributed import decide
 from tcc_fast.encoder import stem_advice
+from tcc_fast.queues import queue_advice
 from tcc_fast.session import Session
 from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile
 
@@ -20,8 +21,8 @@ class Reporter:
         self.session, self.run = session, run
         self.main = session.accelerator.is_main_process
         self.log = LossLog()
-        self.alarm = CollapseAlarm(len(session.model.prototypes))
-        self.display = Display(session.total_steps, session.step, active=self.main)
+        self.alarm = CollapseAlarm(session.config)
+        self.display = Display(session.total_steps, session.config.train.epochs, session.step, active=self.main)
         self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
         self.restart_clock = self.log.restart_clock
 
@@ -53,13 +54,14 @@ class Reporter:
     def introduce(self, checkpoint: Path | None) -> None:
         """Say what is about to happen."""
         session = self.session
-        config, accelerator = session.config, session.accelerator
-        name = session.dataset.manifest.name
-        self.say(f"{name}: {len(session.dataset):,} pictures into {config.model.num_clusters} clusters")
+        config, accelerator, dataset = session.config, session.accelerator, session.dataset
+        self.say(f"{dataset.title}: {len(dataset):,} pictures into {config.model.num_clusters} clusters")
         self.say(
             f"{accelerator.device}, {session.precision}, {accelerator.num_processes} process(es), run folder {self.run}"
         )
-        if advice := stem_advice(config.model.stem, config.data.image_size):
+        stem = stem_advice(config.model.stem, config.data.image_size)
+        queue = queue_advice(config.queue.instance_length, len(dataset))
+        for advice in filter(None, (stem, queue)):
             self.display.alarm(advice)
         if checkpoint:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")

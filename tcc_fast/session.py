@@ -328,6 +328,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 # What may differ between a run and its continuation: nothing here touches what is computed.
 _FREE_KEYS = (
+    "name",
     "data.workers",
     "data.ffcv_cache",
     "train.log_every",

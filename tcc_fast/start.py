@@ -26,15 +26,10 @@ def evenly_spread(num_images: int, limit: int = MAX_IMAGES) -> list[int]:
 
 
 def kmeans_centres(features: Tensor, num_clusters: int, restarts: int, seed: int) -> Tensor:
-    """Centres of the best of ``restarts`` k-means runs: (n, d) float32 on the CPU to (K, d).
-
-    Raises:
-        ValueError: fewer features than clusters, or features that are not finite.
-    """
+    """Centres of the best of ``restarts`` k-means runs: (n, d) float32 on the CPU, n at least K, to (K, d)."""
     from sklearn.cluster import KMeans  # takes a second, and not every run comes here
 
-    points = _points(features, num_clusters)
-    kmeans = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(points)
+    kmeans = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(features.numpy().astype(np.float64))
     return torch.from_numpy(kmeans.cluster_centers_).float()
 
 
@@ -47,7 +42,7 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
     has two before the last cluster has its first.
 
     Args:
-        features: (n, d) float32 on the CPU.
+        features: (n, d) float32 on the CPU, finite, n at least K.
         num_clusters: K.
         restarts: of the k-means among the eigenvectors' rows.
         seed: of that k-means and of the eigenvectors' iteration.
@@ -57,14 +52,14 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
         (K, d), means of unit features.
 
     Raises:
-        ValueError: fewer features than clusters, also after those that are alike; or features that are not finite.
+        ValueError: fewer clusters can be told apart, where many features are alike.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
     from sklearn.cluster import KMeans
     from sklearn.neighbors import kneighbors_graph
     from sklearn.preprocessing import normalize
 
-    points = normalize(_points(features, num_clusters))
+    points = normalize(features.numpy().astype(np.float64))
     n = len(points)
     graph = kneighbors_graph(points, min(neighbours, n), include_self=True)
     graph = (graph + graph.T) / 2
@@ -91,12 +86,3 @@ def find_centres(features: Tensor, num_clusters: int, start: StartConfig, seed: 
     if start.method == "spectral":
         return spectral_centres(features, num_clusters, start.restarts, seed, start.neighbours)
     return kmeans_centres(features, num_clusters, start.restarts, seed)
-
-
-def _points(features: Tensor, num_clusters: int) -> np.ndarray:
-    if len(features) < num_clusters:
-        raise ValueError(f"{num_clusters} clusters need at least as many images, the data set has {len(features)}")
-    if not torch.isfinite(features).all():
-        raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
-    points: np.ndarray = features.numpy().astype(np.float64)
-    return points

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tcc_fast.config import Config
 from tcc_fast.distributed import total_over_ranks_, world_size
 from tcc_fast.step import Losses
 
 SCALARS = ("loss", "loss_instance", "loss_cluster", "kl_uniform", "entropy", "loss_swap")
+FEW_A_CLUSTER = 5
+"""Pictures of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
 
 
 class NonFiniteLoss(ValueError):
@@ -144,8 +147,9 @@ class CollapseAlarm:
     PATIENCE = 3
     """Logged lines in a row that must show a trouble before it is said."""
 
-    def __init__(self, num_clusters: int) -> None:
-        self.num_clusters = num_clusters
+    def __init__(self, config: Config) -> None:
+        assert config.model.num_clusters is not None
+        self.config, self.num_clusters = config, config.model.num_clusters
         self._seen: dict[str, int] = {}
 
     def check(self, line: dict[str, float], images_seen: int) -> list[str]:
@@ -158,20 +162,36 @@ class CollapseAlarm:
         k, highest = self.num_clusters, math.log(self.num_clusters)
         troubles = {}
         if line["largest_cluster"] > 0.9:
-            troubles["one"] = (
-                f"one cluster takes {line['largest_cluster']:.0%} of all images: lower optim.lr, or start the "
-                "prototypes from the data (start.method=kmeans), or raise loss.kl_weight"
-            )
+            troubles["one"] = f"one cluster takes {line['largest_cluster']:.0%} of all images"
         elif line["entropy"] > 0.98 * highest:
             troubles["uniform"] = (
                 f"assignments are uniform (entropy {line['entropy']:.2f} of at most {highest:.2f}), so no image "
-                "belongs anywhere: lower model.assignment_temperature (0.1), lower loss.kl_weight, or set "
-                "model.feature_batch_norm=true"
+                "belongs anywhere"
             )
         elif line["empty_clusters"] and images_seen >= 20 * k:
-            troubles["dead"] = (
-                f"{line['empty_clusters']:.0f} of {k} clusters get no image: start the prototypes from the data "
-                "(start.method=kmeans), raise loss.alpha, or ask for fewer clusters (model.num_clusters)"
-            )
+            troubles["dead"] = f"{line['empty_clusters']:.0f} of {k} clusters get no image"
         self._seen = {name: self._seen.get(name, 0) + 1 for name in troubles}
-        return [text for name, text in troubles.items() if self._seen[name] == self.PATIENCE]
+        lasting = [name for name in troubles if self._seen[name] == self.PATIENCE]
+        return [f"{troubles[name]}: {collapse_advice(self.config, k)}" for name in lasting]
+
+
+def collapse_advice(config: Config, num_clusters: int) -> str:
+    """What to change where clusters collapse: only what is not set already, most helpful first (docs/quality.md)."""
+    model, loss, start = config.model, config.loss, config.start.method
+    wanted = {
+        "model.feature_batch_norm=true": not model.feature_batch_norm,
+        "loss.kl_weight=0": loss.kl_weight > 0,
+        "start.method=spectral": start != "spectral",
+        "model.assignment_temperature=0.1": model.assignment_temperature > 0.1,
+    }
+    missing = " ".join(setting for setting, is_missing in wanted.items() if is_missing)
+    balanced = "loss.swap_weight=1 loss.swap_neighbours=5"
+    if missing:
+        instead = f" ({balanced} can take the place of a start)" if start == "none" and not loss.swap_weight else ""
+        return f"start anew with {missing}{instead}"
+    if config.train.batch_size < FEW_A_CLUSTER * num_clusters:
+        return (
+            f"train.batch_size={config.train.batch_size} shows too little of each of {num_clusters} clusters: start "
+            "anew with more pictures a batch, or fewer clusters (model.num_clusters)"
+        )
+    return f"start anew with another seed (seed={config.seed + 1}), or fewer clusters (model.num_clusters)"

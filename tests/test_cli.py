@@ -124,6 +124,37 @@ def test_a_mistake_is_one_line_on_stderr_without_a_traceback(arguments: list[str
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["train", "--batch-size", "32"], "without dashes: train.batch_size=32"),
+        (["train", "--train.epochs=7", "seed=1"], "without dashes: train.epochs=7"),
+        (["train", "--lr"], "optim.lr=VALUE"),
+        (["train", "--seed", "--out", "x"], "seed=VALUE"),
+        (["train", "--method", "kmeans"], "start.method=kmeans"),
+        (["train", "--temperature", "0.2"], "loss.temperature=0.2"),
+        (["train", "--wings"], "as KEY=VALUE, without dashes, such as train.batch_size=32"),
+        (["bench", "step", "--epochs", "3"], "train.epochs=3"),
+        (["bench", "pipelines", "--workers", "3"], "data.workers=3"),
+    ],
+)
+def test_a_setting_typed_as_an_option_is_answered_with_its_key(command: list[str], said: str) -> None:
+    printed = " ".join(type_in(*command).replace("│", " ").split())
+    assert "No such option" in printed
+    assert said in printed
+
+
+def test_other_mistakes_with_options_are_answered_as_ever() -> None:
+    assert "KEY=VALUE, without" not in type_in("eval", "--epochs", "3")
+    assert "KEY=VALUE, without" not in type_in("bench", "step", "--passes", "few")
+
+
+@pytest.mark.parametrize("command", [["train"], ["bench", "step"], ["bench", "pipelines"]])
+def test_help_says_which_config_own_pictures_get(command: list[str]) -> None:
+    printed = " ".join(type_in(*command, "--help").replace("│", " ").split())
+    assert "the one named as the data set, else `folder`." in printed
+
+
 def test_accelerate_launch_trains(home: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "tcc_fast"]
     finished = subprocess.run([*launch, "train", *SETTINGS], cwd=home, capture_output=True, text=True)

@@ -26,7 +26,7 @@ LINE = {
 
 def shown(terminal: bool, active: bool = True) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
-    with Display(100, active=active, console=console) as display:
+    with Display(100, 12, active=active, console=console) as display:
         display.say("hello [1/2]")
         display.update(LINE)
         display.update(LINE | {"step": 60.0})
@@ -38,7 +38,18 @@ def test_plain_lines_hold_every_figure_and_the_time_left() -> None:
     text = shown(terminal=False)
     assert "hello [1/2]\n" in text
     (second,) = [line for line in text.splitlines() if "step 60/100" in line]
-    for figure in ("epoch 3", "1.250", "2.500", "0.750", "0.125", "2.00", "2.20", "4.0%-31.0%", "1234 img/s", "left"):
+    for figure in (
+        "epoch 4/12",
+        "1.250",
+        "2.500",
+        "0.750",
+        "0.125",
+        "2.00",
+        "2.20",
+        "4.0%-31.0%",
+        "1234 img/s",
+        "left",
+    ):
         assert figure in second
     assert "warning: two clusters [a, b] are dead" in text
     assert "\x1b" not in text
@@ -47,6 +58,7 @@ def test_plain_lines_hold_every_figure_and_the_time_left() -> None:
 def test_the_panel_holds_every_figure() -> None:
     text = shown(terminal=True)
     for figure in (
+        "4/12",
         "1.2500",
         "2.5000",
         "0.7500",

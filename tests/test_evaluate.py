@@ -62,7 +62,7 @@ def test_dead_clusters_are_counted_and_harm_nothing(run: Path, monkeypatch: pyte
     assert result.scores["acc"] <= 0.4
 
 
-def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path) -> None:
+def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for shade in range(20):
@@ -70,7 +70,9 @@ def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path) -> None:
     convert("folder", tmp_path / "set", pictures, progress=False)
     settings = [*TINY, "train.batch_size=8", "model.num_clusters=3", "start.method=none", "data.image_size=16"]
     train(load_config("folder", settings), tmp_path / "set", tmp_path / "run")
+    assert "set: 20 pictures into 3 clusters\n" in capsys.readouterr().out  # own pictures: as their folder
     result = evaluate(tmp_path / "run", baselines=("kmeans_features", "kmeans_pixels"))
+    assert shown(result).startswith("set: 20 images")
     json = result.to_json()
     assert (json["acc"], json["nmi"], json["ari"], json["num_classes"]) == (None, None, None, None)
     assert json["kmeans_features"] == json["kmeans_pixels"] == {"acc": None, "nmi": None, "ari": None}

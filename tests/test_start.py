@@ -79,14 +79,6 @@ def test_more_clusters_than_can_be_told_apart_are_refused() -> None:
         spectral_centres(torch.ones(2, 4), 2, 1, 0)
 
 
-@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
-def test_what_cannot_be_clustered_is_refused(start: Start) -> None:
-    with pytest.raises(ValueError, match="5 clusters need at least as many images, the data set has 3"):
-        start(torch.randn(3, 8), 5, 1, 0)
-    with pytest.raises(ValueError, match="not finite"):
-        start(torch.full((30, 8), math.nan), 5, 1, 0)
-
-
 def test_a_limit_takes_evenly_spread_images() -> None:
     assert evenly_spread(5, 10) == [0, 1, 2, 3, 4]
     assert evenly_spread(10, 4) == [0, 2, 5, 7]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.step import Losses
-from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, NonFiniteLoss
+from tcc_fast.telemetry import FEW_A_CLUSTER, CollapseAlarm, LossLog, MetricsFile, NonFiniteLoss, collapse_advice
 
 
 def losses(loss: float = 1.0, kl: float = 0.5, sizes: tuple[float, ...] = (2, 2)) -> Losses:
@@ -45,6 +46,10 @@ def line(largest: float = 0.2, entropy: float = 0.5, empty: int = 0) -> dict[str
     return {"largest_cluster": largest, "entropy": entropy, "empty_clusters": empty}
 
 
+def recipe(name: str, *overrides: str) -> Config:
+    return load_config(name, ["model.num_clusters=10", *overrides])
+
+
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
@@ -54,7 +59,7 @@ def line(largest: float = 0.2, entropy: float = 0.5, empty: int = 0) -> dict[str
     ],
 )
 def test_each_collapse_is_said_once_in_words_when_it_persists(trouble: dict[str, float], words: str) -> None:
-    alarm = CollapseAlarm(10)
+    alarm = CollapseAlarm(recipe("digits"))
     said = [alarm.check(trouble, 1000) for _ in range(6)]
     assert said[:2] == [[], []]
     assert words in said[2][0]
@@ -64,9 +69,47 @@ def test_each_collapse_is_said_once_in_words_when_it_persists(trouble: dict[str,
 
 
 def test_a_healthy_run_raises_no_alarm_and_few_images_say_nothing_of_empty_clusters() -> None:
-    alarm = CollapseAlarm(10)
+    alarm = CollapseAlarm(recipe("digits"))
     assert not any(alarm.check(line(), 1000) for _ in range(10))
     assert not any(alarm.check(line(empty=3), 100) for _ in range(10))
+
+
+LITERAL = ("start.method=none", "loss.kl_weight=1", "model.feature_batch_norm=false", "model.assignment_temperature=1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "advised"),
+    [
+        (["model.feature_batch_norm=false"], "model.feature_batch_norm=true"),
+        (["loss.kl_weight=0.5"], "loss.kl_weight=0"),
+        (["model.assignment_temperature=0.2"], "model.assignment_temperature=0.1"),
+        (["start.method=kmeans"], "start.method=spectral"),
+        (["start.method=none", "loss.swap_weight=1"], "start.method=spectral"),
+        (
+            ["start.method=none"],
+            "start.method=spectral (loss.swap_weight=1 loss.swap_neighbours=5 can take the place of a start)",
+        ),
+        (
+            LITERAL,
+            "model.feature_batch_norm=true loss.kl_weight=0 start.method=spectral model.assignment_temperature=0.1 "
+            "(loss.swap_weight=1 loss.swap_neighbours=5 can take the place of a start)",
+        ),
+        ([], "another seed (seed=1), or fewer clusters (model.num_clusters)"),
+        (["seed=4"], "another seed (seed=5), or fewer clusters (model.num_clusters)"),
+    ],
+)
+def test_what_is_advised_is_what_is_not_set_already(settings: list[str], advised: str) -> None:
+    assert collapse_advice(recipe("digits", *settings), 10) == f"start anew with {advised}"
+
+
+def test_a_batch_that_shows_little_of_each_cluster_is_named() -> None:
+    few = f"train.batch_size={10 * FEW_A_CLUSTER - 1}"
+    assert f"{few} shows too little of each of 10 clusters" in collapse_advice(recipe("digits", few), 10)
+
+
+@pytest.mark.parametrize("name", [name for name in built_in_names() if name != "tiny-imagenet"])
+def test_no_recipe_is_told_to_set_what_it_has(name: str) -> None:
+    assert "start anew with another seed" in collapse_advice(recipe(name), 10)
 
 
 def test_metrics_after_the_resumed_step_are_written_again(tmp_path: Path) -> None:

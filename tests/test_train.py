@@ -107,6 +107,24 @@ def test_a_run_that_was_cut_off_and_resumed_equals_an_uninterrupted_one(
     assert without_speed(read_metrics(tmp_path / "cut")) == without_speed(read_metrics(tmp_path / "whole"))
 
 
+def test_a_run_begins_with_advice_on_a_queue_larger_than_the_data_set(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["train.epochs=1", "start.method=none"]
+    train(load_config("digits", [*TINY, *options]), digits, tmp_path / "suited")
+    assert "warning" not in capsys.readouterr().out
+    train(load_config("digits", [*TINY, *options, "queue.instance_length=4096"]), digits, tmp_path / "long")
+    assert "warning: queue.instance_length is 4,096" in capsys.readouterr().out
+
+
+def test_what_cannot_be_clustered_is_refused(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"model\.num_clusters is 1798, but there are only 1797 images"):
+        train(load_config("digits", [*TINY, "model.num_clusters=1798"]), digits, tmp_path / "many")
+    monkeypatch.setattr("tcc_fast.session.embed", lambda *_, **__: (torch.full((1797, 16), math.nan), None))
+    with pytest.raises(ValueError, match=r"features are not finite at the start of the prototypes: lower optim\.lr"):
+        train(load_config("digits", TINY), digits, tmp_path / "nan")
+
+
 def test_a_second_run_in_the_same_folder_is_refused(digits: Path, tiny: Config, tmp_path: Path) -> None:
     train(tiny, digits, tmp_path / "run")
     with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
@@ -148,6 +166,11 @@ def test_a_run_of_before_that_never_trained_a_cluster_is_not_continued(
         train(too_short, digits, tmp_path / "run")
     with pytest.raises(ValueError, match="no cluster would be trained"):
         train(too_short, digits, tmp_path / "run", resume="must")
+
+
+def test_a_run_may_be_called_otherwise_when_it_is_continued(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    first = train(tiny, digits, tmp_path / "run")
+    assert train(tiny.model_copy(update={"name": "mine"}), digits, tmp_path / "run", resume="must") == first
 
 
 def test_only_the_newest_checkpoints_are_kept(digits: Path, tmp_path: Path) -> None:

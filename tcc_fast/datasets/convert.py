@@ -20,7 +20,7 @@ from tcc_fast.datasets.manifest import Manifest
 from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.pool import default_workers, store_items
 from tcc_fast.datasets.progress import show_progress
-from tcc_fast.datasets.reader import Checks, LabelMode, Reader, Rejected, open_reader
+from tcc_fast.datasets.reader import NOT_AN_IMAGE, Checks, LabelMode, Reader, Rejected, open_reader
 from tcc_fast.datasets.writer import DEFAULT_SHARD_BYTES, DatasetWriter
 
 FORMATS = ("tar", "beton", "files")
@@ -34,7 +34,8 @@ class ConversionReport:
         path: the data set folder.
         manifest: its manifest.
         rejected: reason -> number of files, most frequent first (`rejected.csv` lists them one by one).
-        skipped: what was passed over in silence: reason -> count.
+        skipped: what was passed over and counts as no rejection: reason -> count. (Of these, `rejected.csv` lists the
+            files that are no pictures.)
         notes: sentences on how the source was understood.
         source_bytes: size of the stored pictures in the source: of their files, or of their pixels.
         stored_bytes: size of the same pictures as stored, without the headers of the tar.
@@ -62,7 +63,7 @@ class ConversionReport:
 
     @property
     def num_rejected(self) -> int:
-        """Source files that did not become an image."""
+        """Pictures that could not be taken."""
         return self.manifest.num_rejected
 
     @property
@@ -82,7 +83,8 @@ class ConversionReport:
         if self.rejected:
             lines.append(f"rejected {self.num_rejected} (see rejected.csv): {_table(self.rejected)}")
         if self.skipped:
-            lines.append(f"skipped: {_table(self.skipped)}")
+            listed = f" ({NOT_AN_IMAGE}: see rejected.csv)" if NOT_AN_IMAGE.reason in self.skipped else ""
+            lines.append(f"skipped: {_table(self.skipped)}{listed}")
         return "\n".join([*lines, *self.notes])
 
     def _files_line(self) -> str:
@@ -134,8 +136,9 @@ def convert(
         labels: "auto" finds classes where the source has them, "none" stores none, "folders" takes the first
             folder of each path as the class (reader `folder` only).
         workers: processes; 0 or 1 works in this one. None: one a core, or none for small sets.
-        max_rejected: how many source files may be rejected: a count (int) or a share of all (float, 0..1).
-            None: half of them, but none of a data set of the paper, unless it may be incomplete.
+        max_rejected: how many pictures may be rejected: a count (int) or a share of all (float, 0..1).
+            None: half of them, but none of a data set of the paper, unless it may be incomplete. Files of a folder
+            that are no pictures at all do not count.
         max_pixels: larger pictures are rejected before they are decoded.
         shard_bytes: upper limit for one tar shard.
         formats: some of `FORMATS`, in a list or separated by commas: "beton" adds the file that FFCV reads. The
@@ -196,7 +199,7 @@ def convert(
         path=writer.out,
         manifest=manifest,
         rejected=dict(rejected.most_common()),
-        skipped=dict(reader.skipped),
+        skipped=_skipped(reader, writer),
         notes=reader.notes,
         source_bytes=writer.totals.source_bytes,
         stored_bytes=writer.totals.stored_bytes,
@@ -219,26 +222,34 @@ def _fill(
     results = contextlib.closing(store_items(reader, recipe, workers))
     with results as pairs, show_progress(writer.name, reader.total, progress) as advance:
         for item, result in pairs:
-            if isinstance(result, Rejected):
+            if reader.mixed and result == NOT_AN_IMAGE:
+                writer.pass_over(item.source, result)
+            elif isinstance(result, Rejected):
                 writer.reject(item.source, result)
                 rejected[result.reason] += 1
                 if isinstance(max_rejected, int) and writer.num_rejected > max_rejected:
                     break  # a limit in files is known to be broken at once, a share only at the end
             else:
                 writer.add(result, item.source, item.label if with_labels else None, item.split)
-            advance(writer.num_images + writer.num_rejected)
+            advance(writer.num_images + writer.num_rejected + writer.num_passed_over)
     seen = writer.num_images + writer.num_rejected
     limit = max_rejected if isinstance(max_rejected, int) else max_rejected * seen
     if writer.num_rejected <= limit and writer.num_images > 0:
         return
     if seen == 0:
-        raise ValueError(f"{writer.name}: the source holds no picture")
+        others = f", only {writer.num_passed_over} other file(s)" if writer.num_passed_over else ""
+        raise ValueError(f"{writer.name}: the source holds no picture{others}")
     what = "no picture could be read" if writer.num_images == 0 else "too many files were rejected"
     raise ValueError(
         f"{writer.name}: {what}: {writer.num_rejected} of {seen} files were rejected where {limit:g} may be "
         f"({_table(rejected)}); they are listed in {writer.keep_rejected()}: "
         "mend or remove them, or allow more with --max-rejected"
     )
+
+
+def _skipped(reader: Reader, writer: DatasetWriter) -> dict[str, int]:
+    others = {NOT_AN_IMAGE.reason: writer.num_passed_over} if writer.num_passed_over else {}
+    return {**reader.skipped, **others}
 
 
 def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[str, int]) -> dict[str, Any]:
@@ -252,7 +263,7 @@ def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[s
         "counts": {
             "images": writer.num_images,
             "rejected": dict(sorted(rejected.items())),
-            "skipped": dict(sorted(reader.skipped.items())),
+            "skipped": dict(sorted(_skipped(reader, writer).items())),
         },
         "encoding": {
             "source_bytes": totals.source_bytes,

@@ -33,7 +33,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from tcc_fast.datasets.reader import Rejected
+from tcc_fast.datasets.reader import NOT_AN_IMAGE, Rejected
 from tcc_fast.datasets.sniff import HEAD_BYTES, Header, Truncated, read_header, sniff
 
 DEFAULT_MAX_PIXELS = 178_956_970
@@ -95,7 +95,7 @@ def decode_picture(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, reduce_
         return Rejected("empty file")
     kind, unsupported = sniff(data[:HEAD_BYTES])
     if kind is None:
-        return Rejected("unsupported format", unsupported) if unsupported else Rejected("not an image")
+        return Rejected("unsupported format", unsupported) if unsupported else NOT_AN_IMAGE
     try:
         # Pillow warns about odd metadata, which says nothing about the pixels.
         with warnings.catch_warnings():

@@ -1,7 +1,8 @@
 """folder: the pictures of a folder, at any depth, recognised by content.
 
 Classes: with labels "auto", if at least two sub-folders hold pictures and no picture lies directly in the
-folder, the first folder of each path is the class. For the order, links and hidden entries see
+folder, the first folder of each path is the class. Files that are no pictures (notes, sidecars such as .xmp) are
+passed over. For the order, links and hidden entries see
 `tcc_fast.datasets.walk`.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tcc_fast.datasets.names import escape_name
-from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, Item, LabelMode, Rejected
+from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, NOT_AN_IMAGE, Item, LabelMode, Rejected
 from tcc_fast.datasets.sniff import FORMATS, HEAD_BYTES, is_picture
 from tcc_fast.datasets.walk import list_folder, walk
 
@@ -58,6 +59,7 @@ class FolderReader:
         self.in_process = False
         self.root: Path | None = src
         self.max_rejected: int | float = DEFAULT_MAX_REJECTED
+        self.mixed = True
         self.skipped: Counter[str] = Counter()
         self.notes = (note,)
 
@@ -76,8 +78,7 @@ class FolderReader:
                 label = self.classes.get(relative.partition(b"/")[0])
                 if label is None and isinstance(payload, Path):
                     # No picture was here when the classes were looked for.
-                    reason = "in no class folder" if _starts_as_picture(payload) else "not an image"
-                    payload = Rejected(reason)
+                    payload = Rejected("in no class folder") if _starts_as_picture(payload) else NOT_AN_IMAGE
             yield Item(_text(relative), payload, label)
         if empty:
             hidden = self.skipped["hidden"]

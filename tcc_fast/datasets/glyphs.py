@@ -104,6 +104,7 @@ class GlyphsReader:
         self.in_process = True
         self.root: Path | None = src
         self.max_rejected: int | float = DEFAULT_MAX_REJECTED
+        self.mixed = False
         self.skipped: Mapping[str, int] = {reason: count for reason, count in skipped.items() if count}
         self.notes: tuple[str, ...] = (
             f"Fonts: {len(faces)} faces of {families} families, at most {PER_FAMILY} of each; set {set_hash[:16]}, "

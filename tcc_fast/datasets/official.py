@@ -237,6 +237,7 @@ class OfficialReader:
         self.default_short_side = default_short_side
         self.in_process = False
         self.max_rejected: int | float = DEFAULT_MAX_REJECTED if checks.allow_incomplete else 0
+        self.mixed = False
         self.skipped: Mapping[str, int] = skipped or {}
         self._items, self._count = items, count
         self.about: Mapping[str, Any] = {

@@ -17,7 +17,7 @@ import numpy as np
 
 LabelMode = Literal["auto", "none", "folders"]
 DEFAULT_MAX_REJECTED = 0.5
-"""A run fails if more than this share of the source's files had to be rejected: then the source is not
+"""A run fails if more than this share of the source's pictures had to be rejected: then the source is not
 understood."""
 
 
@@ -30,6 +30,10 @@ class Rejected:
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+NOT_AN_IMAGE = Rejected("not an image")
+"""A file that starts as no picture of any format; whether it counts as rejected depends on `Reader.mixed`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Reader(Protocol):
         default_short_side: limit on the short side in pixels when the user names none (0: no limit).
         in_process: so small that starting worker processes costs more than it saves.
         root: the file or folder that is read; None when it comes with a package.
-        max_rejected: how many files may be rejected when the user does not say: a count or a share.
+        max_rejected: how many pictures may be rejected when the user does not say: a count or a share.
+        mixed: other files may lie among the pictures: what is `NOT_AN_IMAGE` is passed over, not rejected.
         skipped: after iteration, what was passed over in silence: reason -> count.
         notes: sentences for the user about how the source was understood.
     """
@@ -82,6 +87,7 @@ class Reader(Protocol):
     in_process: bool
     root: Path | None
     max_rejected: int | float
+    mixed: bool
     skipped: Mapping[str, int]
     notes: tuple[str, ...]
 
@@ -109,6 +115,7 @@ class ArrayReader:
     in_process: bool = True
     root: Path | None = None
     max_rejected: int | float = DEFAULT_MAX_REJECTED
+    mixed: bool = False
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

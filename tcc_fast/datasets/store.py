@@ -47,6 +47,12 @@ class Dataset:
     def __len__(self) -> int:
         return self.manifest.num_images
 
+    @property
+    def title(self) -> str:
+        """What it is called on screen: own pictures as their folder, since the manifest calls all of them `folder`."""
+        name = self.manifest.name
+        return escape_name(self.path.resolve().name) if name == "folder" else name
+
     def __repr__(self) -> str:
         return f"Dataset({self.manifest.name!r}, {len(self)} images, {str(self.path)!r})"
 

@@ -106,6 +106,7 @@ class DatasetWriter:
         self.name = name
         self.num_images = 0
         self.num_rejected = 0
+        self.num_passed_over = 0
         self.totals = Totals()
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
@@ -164,9 +165,14 @@ class DatasetWriter:
         return index
 
     def reject(self, source: str, why: Rejected) -> None:
-        """Note a source file that did not become an image."""
+        """Note a picture that could not be taken."""
         self._text(REJECTED_FILE).write_row(escape_name(source), str(why))
         self.num_rejected += 1
+
+    def pass_over(self, source: str, why: Rejected) -> None:
+        """Note a file that is no picture, in the same list; it does not count as rejected."""
+        self._text(REJECTED_FILE).write_row(escape_name(source), str(why))
+        self.num_passed_over += 1
 
     def keep_rejected(self) -> Path:
         """Copy the list of rejected files beside the destination, for a run that will fail; returns where."""

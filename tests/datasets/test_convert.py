@@ -43,16 +43,17 @@ def test_same_bytes_for_any_number_of_workers(tmp_path: Path, photos: Path, cont
 
 def test_folder_report_and_files(tmp_path: Path, photos: Path) -> None:
     report = convert("folder", tmp_path / "out", photos, workers=1)
-    assert (report.num_images, report.num_rejected) == (20, 3)
-    assert report.rejected == {"not an image": 2, "truncated": 1}
+    assert (report.num_images, report.num_rejected) == (20, 1)
+    assert report.rejected == {"truncated": 1}
+    assert report.skipped == {"not an image": 2}
     assert (report.path / "rejected.csv").read_text() == (
         "source,reason\ncat/notes.jpg,not an image\ndog/half.jpg,truncated (JPEG)\nreadme.txt,not an image\n"
     )
     summary = report.summary()
     for part in (
         "20 images in 2 classes",
-        "not an image: 2, truncated: 1",
-        "rejected 3",
+        "rejected 1 (see rejected.csv): truncated: 1",
+        "skipped: not an image: 2 (not an image: see rejected.csv)",
         "Labels: 2 classes",
     ):
         assert part in summary
@@ -62,8 +63,8 @@ def test_folder_report_and_files(tmp_path: Path, photos: Path) -> None:
     assert (manifest.geometry.short_side, manifest.geometry.uniform_size) == (112, None)
     assert manifest.source["counts"] == {
         "images": 20,
-        "rejected": {"not an image": 2, "truncated": 1},
-        "skipped": {},
+        "rejected": {"truncated": 1},
+        "skipped": {"not an image": 2},
     }
     assert report.num_bytes == sum(p.stat().st_size for p in report.path.iterdir() if p.name != "dataset.json")
     assert str(tmp_path) not in (report.path / "dataset.json").read_text()
@@ -255,32 +256,53 @@ def test_destination_and_source_must_lie_apart(tmp_path: Path, photos: Path) -> 
 
 def test_too_many_rejections_fail_and_leave_the_list(tmp_path: Path, photos: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match=r"3 of 23 files.*where 2\.3 may.*not an image: 2, truncated: 1.*--max-rej"):
-        convert("folder", out, photos, max_rejected=0.1, workers=1)
+    with pytest.raises(ValueError, match=r"1 of 21 files.*where 0\.21 may.*\(truncated: 1\).*--max-rej"):
+        convert("folder", out, photos, max_rejected=0.01, workers=1)
     assert not out.exists()
     assert leftovers(tmp_path) == []
     assert len((tmp_path / "out.rejected.csv").read_text().splitlines()) == 4
-    convert("folder", out, photos, max_rejected=3, workers=1)
+    convert("folder", out, photos, max_rejected=1, workers=1)
 
 
 def test_a_limit_in_files_stops_at_once(tmp_path: Path, photos: Path) -> None:
-    with pytest.raises(ValueError, match="1 of 11 files were rejected where 0 may"):
+    cut = photos / "cat" / "3.dat"
+    cut.write_bytes(cut.read_bytes()[:40])
+    with pytest.raises(ValueError, match="1 of 4 files were rejected where 0 may"):
         convert("folder", tmp_path / "out", photos, max_rejected=0, workers=1)
 
 
 def test_default_limit_is_half(tmp_path: Path, encode: Any, picture: Any) -> None:
     (tmp_path / "src").mkdir()
-    (tmp_path / "src/a.png").write_bytes(encode(picture(9, 9), "PNG"))
-    (tmp_path / "src/b.txt").write_text("b")
+    whole = encode(picture(9, 9), "PNG")
+    (tmp_path / "src/a.png").write_bytes(whole)
+    (tmp_path / "src/b.png").write_bytes(whole[:50])
     convert("folder", tmp_path / "out", tmp_path / "src", workers=1)
-    (tmp_path / "src/c.txt").write_text("c")
+    (tmp_path / "src/c.png").write_bytes(whole[:40])
     with pytest.raises(ValueError, match="2 of 3 files"):
         convert("folder", tmp_path / "out2", tmp_path / "src", workers=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_beside_photographs_are_passed_over_however_many(
+    tmp_path: Path, encode: Any, picture: Any, workers: int
+) -> None:
+    (tmp_path / "src").mkdir()
+    for number in range(3):
+        (tmp_path / f"src/{number}.jpg").write_bytes(encode(picture(9, 9), "JPEG"))
+        for suffix in ("xmp", "json", "txt"):
+            (tmp_path / f"src/{number}.{suffix}").write_text("about the picture")
+    report = convert("folder", tmp_path / "out", tmp_path / "src", workers=workers, max_rejected=0)
+    assert (report.num_images, report.num_rejected, report.skipped) == (3, 0, {"not an image": 9})
+    rows = (report.path / "rejected.csv").read_text().splitlines()
+    assert (len(rows), rows[1]) == (10, "0.json,not an image")
 
 
 def test_no_picture_fails_whatever_the_limit(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/b.txt").write_text("b")
+    with pytest.raises(ValueError, match=r"folder: the source holds no picture, only 1 other file"):
+        convert("folder", tmp_path / "out", tmp_path / "src", workers=1, max_rejected=1.0)
+    (tmp_path / "src/c.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ValueError, match="no picture could be read: 1 of 1 files"):
         convert("folder", tmp_path / "out", tmp_path / "src", workers=1, max_rejected=1.0)
 

@@ -146,18 +146,21 @@ def test_a_whole_set_passes_and_one_picture_less_does_not(tmp_path: Path, monkey
     ]
 
 
+@pytest.mark.parametrize(
+    ("damage", "reason"), [(lambda data: data[:600], "truncated"), (lambda data: b"no" + data, "not an image")]
+)
 def test_a_damaged_picture_fails_a_whole_set_but_not_an_incomplete_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes], reason: str
 ) -> None:
     monkeypatch.setitem(imagenet10.OFFICIAL.per_class, "train", 3)  # type: ignore[arg-type]
     made = photos("imagenet10")
     file = min(made["n02056570"])
-    made["n02056570"][file] = made["n02056570"][file][:600]
+    made["n02056570"][file] = damage(made["n02056570"][file])
     src = official_tar(made, tmp_path)
     with pytest.raises(ValueError, match="1 of 1 files were rejected where 0 may"):
         convert("imagenet10", tmp_path / "out", src, workers=1)
     report = convert("imagenet10", tmp_path / "out", src, workers=1, allow_incomplete=True)
-    assert (report.num_images, report.rejected) == (29, {"truncated": 1})
+    assert (report.num_images, report.rejected) == (29, {reason: 1})
     source = report.manifest.source
     assert (source["complete"], source["deviations"]) == (False, ["1 pictures rejected"])
     assert report.manifest.splits["train"] == (0, 29)

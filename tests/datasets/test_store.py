@@ -65,6 +65,13 @@ def test_no_such_index(packed: Path, index: int) -> None:
             read(index)
 
 
+def test_own_pictures_are_called_as_their_folder(tmp_path: Path, photos: Path, copy: Path) -> None:
+    convert("folder", tmp_path / "holi\udcffdays", photos, workers=1, progress=False)
+    own = open_dataset(tmp_path / "holi\udcffdays")
+    assert (own.title, own.manifest.name) == ("holi\\xffdays", "folder")
+    assert open_dataset(copy).title == "digits"
+
+
 def test_relative_paths_survive_a_change_of_folder(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(packed.parent)
     dataset = open_dataset("digits")

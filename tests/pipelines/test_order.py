@@ -78,6 +78,9 @@ def test_what_an_error_suggests_works(num_images: int, ranks: int, batch_size: i
     assert f"train.batch_size is {batch_size}" in message
     if batch_size > num_images:
         assert f"{num_images} images" in message
+        most = int(re.findall(r"at most (\d+) is possible", message)[0])
+        assert EpochOrder(num_images, most, 0, Shard(0, ranks)).batches_per_epoch == 1
+        assert most + ranks > num_images
     else:
         assert f"{ranks} processes cannot share equally" in message
     batch = suggested(message)

@@ -1,0 +1,54 @@
+"""`tcc-fast config`: every setting with its sentence, in YAML that is read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tcc_fast.config import Config, Section, all_keys, built_in_names, load_config
+from tcc_fast.settings import WIDTH, commented_yaml
+from tests.test_cli import type_in
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_what_is_printed_of_a_config_reads_as_that_config(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(type_in("config", name), encoding="utf-8")
+    assert load_config(str(tmp_path / "mine.yaml")) == load_config(name)
+
+
+def test_without_a_name_it_is_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(type_in("config"), encoding="utf-8")
+    assert load_config(str(tmp_path / "mine.yaml")) == Config()
+
+
+def test_values_that_yaml_would_misread_survive(tmp_path: Path) -> None:
+    odd = [
+        "name='1e3: # no'",
+        "train.compile=off",
+        "optim.lr=1e-7",
+        "optim.milestones=[]",
+        "loss.temperature_cluster=2",
+    ]
+    config = load_config("digits", odd)
+    (tmp_path / "mine.yaml").write_text(commented_yaml(config), encoding="utf-8")
+    assert load_config(str(tmp_path / "mine.yaml")) == config
+
+
+def test_every_setting_stands_below_its_sentence() -> None:
+    text = commented_yaml(Config())
+    tree = yaml.safe_load(text)
+    keys = [f"{key}.{inner}" for key in tree if isinstance(tree[key], dict) for inner in tree[key]]
+    assert set(keys) | {"name", "seed"} == set(all_keys())
+    words = " ".join(text.replace("#", " ").split())
+    for section in (Config(), *(value for _, value in Config() if isinstance(value, Section))):
+        for field, about in type(section).model_fields.items():
+            if about.description is not None:
+                assert f"{' '.join(about.description.split())} {field}: " in words
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no config 'digit'.*did you mean 'digits'"):
+        type_in("config", "digit")
