@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tcc_fast.distributed import sum_over_ranks, total_over_ranks_, world_size
+from tcc_fast.distributed import gather, sum_over_ranks, total_over_ranks_, world_size
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """(b, C, ...) normalised by mean and variance over all ranks' images. For CPUs: torch's own refuses them."""
+    """(b, C, ...) normalised by mean and variance over all ranks' images, of which each has equally many.
+
+    torch's own SyncBatchNorm refuses CPUs, and on a GPU the host waits in each of its layers: it asks for ranks without
+    images, of which there are none here.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions after the channels."""
@@ -18,6 +24,8 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        if input.is_cuda and not torch.compiler.is_compiling():  # a compiler fuses what is below as well
+            return self.fused(input)
         dtype = input.dtype
         if dtype in (torch.bfloat16, torch.float16):
             input = input.float()  # sums over many pixels need it
@@ -33,6 +41,14 @@ class GlobalBatchNorm(_BatchNorm):
             result = result * self.weight.view(shape) + self.bias.view(shape)
         return result.to(dtype)
 
+    def fused(self, input: Tensor, kernels: Any = torch) -> Tensor:
+        """The same by torch's kernels for CUDA, which ``kernels`` may replace."""
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        tracked = (self.running_mean, self.running_var, self.momentum, self.eps)
+        result: Tensor = _Fused.apply(input, self.weight, self.bias, tracked, kernels)
+        return result
+
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:
         assert self.momentum is not None
@@ -44,10 +60,43 @@ class GlobalBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(1)
 
 
-def share_batch_statistics(module: nn.Module, on_cuda: bool) -> nn.Module:
-    """Replace every batch norm in ``module``; parameters, buffers and their names stay. torch's own does it on CUDA."""
-    if on_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+class _Fused(torch.autograd.Function):
+    """What torch's SyncBatchNorm does with the same kernels, but for the waiting."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, tracked: tuple[Any, ...], kernels: Any
+    ) -> Tensor:
+        *running, momentum, eps = tracked
+        x = _dense(x)
+        own = torch.stack(kernels.batch_norm_stats(x, eps))  # mean and 1 / standard deviation, (2, C)
+        means, scales = gather(own.unsqueeze(0)).unbind(1)
+        counts = torch.full((len(means),), x.numel() // x.shape[1], dtype=means.dtype, device=x.device)
+        mean, scale = kernels.batch_norm_gather_stats_with_counts(x, means, scales, *running, momentum, eps, counts)
+        ctx.save_for_backward(x, weight, mean, scale, counts.to(torch.int32))
+        ctx.kernels = kernels
+        result: Tensor = kernels.batch_norm_elemt(x, weight, bias, mean, scale, eps)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, counts = ctx.saved_tensors
+        gradient, affine = _dense(gradients[0]), weight is not None
+        *sums, of_weight, of_bias = ctx.kernels.batch_norm_backward_reduce(
+            gradient, x, mean, scale, weight, True, affine, affine
+        )
+        sums = total_over_ranks_(torch.stack(sums))
+        of_input = ctx.kernels.batch_norm_backward_elemt(gradient, x, mean, scale, weight, *sums, counts)
+        return of_input, of_weight if affine else None, of_bias if affine else None, None, None
+
+
+def _dense(x: Tensor) -> Tensor:
+    """In a layout that the kernels know."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+
+
+def share_batch_statistics(module: nn.Module) -> nn.Module:
+    """Replace every batch norm in ``module``; parameters, buffers and their names stay."""
     if isinstance(module, _BatchNorm):
         shared = GlobalBatchNorm(module.num_features, module.eps, module.momentum, module.affine)
         for name, parameter in module.named_parameters(recurse=False):
@@ -56,7 +105,7 @@ def share_batch_statistics(module: nn.Module, on_cuda: bool) -> nn.Module:
             setattr(shared, name, buffer)
         return shared.train(module.training)
     for name, child in module.named_children():
-        setattr(module, name, share_batch_statistics(child, on_cuda))
+        setattr(module, name, share_batch_statistics(child))
     return module
 
 

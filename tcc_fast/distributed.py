@@ -25,8 +25,9 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 
 traffic: Counter[str] = Counter()
-"""Bytes of the tensors that this rank has put into collectives, or got from a gathering, by kind. What goes over the
-wire follows from the algorithm: a ring sends about twice these bytes for a sum, and once for a gathering."""
+"""Bytes of the tensors that this rank has put into collectives, or got from a gathering, by kind, but for what was
+compiled. What goes over the wire follows from the algorithm: a ring sends about twice these bytes for a sum, and once
+for a gathering."""
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for another: longer than the start of the prototypes takes the main one."""
@@ -69,8 +70,9 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def _nbytes(x: Tensor) -> int:
-    return x.numel() * x.element_size()  # Tensor.nbytes cannot be compiled for symbolic shapes
+def _count(kind: str, x: Tensor) -> None:
+    if not torch.compiler.is_compiling():  # which would compile anew for every sum
+        traffic[kind] += x.nbytes
 
 
 def gather(x: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def gather(x: Tensor) -> Tensor:
         return x
     result = x.new_empty((world_size() * len(x), *x.shape[1:]))
     _all_gather(result, x.detach().contiguous())
-    traffic["gather"] += _nbytes(result)
+    _count("gather", result)
     return result
 
 
@@ -93,7 +95,7 @@ def total_over_ranks_(x: Tensor) -> Tensor:
     """Sum over all ranks, in place. No gradient."""
     if world_size() > 1:
         dist.all_reduce(x)
-        traffic["sum"] += _nbytes(x)
+        _count("sum", x)
     return x
 
 
@@ -101,7 +103,7 @@ def max_over_ranks_(x: Tensor) -> Tensor:
     """Largest over all ranks, element by element, in place. No gradient."""
     if world_size() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX)
-        traffic["max"] += _nbytes(x)
+        _count("max", x)
     return x
 
 

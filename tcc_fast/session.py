@@ -185,7 +185,7 @@ def open_session(
     set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
     model = TCC(config.model, config.loss)
     if config.model.sync_batch_norm and accelerator.num_processes > 1:
-        share_batch_statistics(model, device.type == "cuda")
+        share_batch_statistics(model)
     model = model.to(device).to(memory_format=torch.channels_last)
     twin = momentum_twin(model)
     for tensor in (*twin.parameters(), *twin.buffers()):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from tcc_fast.batch_norm import GlobalBatchNorm, share_batch_statistics
+from tests import batch_norm_kernels
 
 
 def networks(affine: bool) -> tuple[nn.Module, nn.Module]:
@@ -16,12 +18,16 @@ def networks(affine: bool) -> tuple[nn.Module, nn.Module]:
     plain = nn.Sequential(
         nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, affine=affine), nn.Flatten(), nn.BatchNorm1d(180)
     ).double()
-    return plain, share_batch_statistics(copy.deepcopy(plain), on_cuda=False)
+    return plain, share_batch_statistics(copy.deepcopy(plain))
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("affine", [True, False])
-def test_it_normalises_tracks_and_differentiates_as_torch_does(affine: bool) -> None:
+def test_it_normalises_tracks_and_differentiates_as_torch_does(affine: bool, fused: bool) -> None:
     plain, shared = networks(affine)
+    if fused:  # as on CUDA
+        for layer in (shared[1], shared[3]):
+            layer.forward = partial(layer.fused, kernels=batch_norm_kernels)
     assert isinstance(shared[1], GlobalBatchNorm)
     assert isinstance(shared[3], GlobalBatchNorm)
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in shared.named_parameters()]
@@ -35,6 +41,8 @@ def test_it_normalises_tracks_and_differentiates_as_torch_does(affine: bool) -> 
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], tensor, msg=name)
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    for layer in (shared[1], shared[3]):
+        vars(layer).pop("forward", None)
     torch.testing.assert_close(plain.eval()(images), shared.eval()(images))
 
 

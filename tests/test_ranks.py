@@ -86,13 +86,15 @@ def test_losses_gradients_and_everything_after_twenty_steps_are_equal(
     assert len({tuple(row) for row in one["losses"].tolist()}) == ranks.STEPS  # something was trained
 
 
-@pytest.mark.parametrize("case", ["many-clusters", "long-queue", "short-queue"])
+@pytest.mark.parametrize("case", ["many-clusters", "long-queue", "short-queue", "fused"])
 def test_what_is_sent_in_a_step_does_not_grow_with_the_queue(together: tuple[int, Results], case: str) -> None:
     """The formulas of docs/scaling.md; J is not in them. Gradients of θ are beside this."""
     clusters, batch, dim, double = ranks.CASES[case]["K"], ranks.BATCH, ranks.DIM, 8
     channels = 4 + dim  # of the two batch norms
+    fused = "fused" in ranks.CASES[case]
     gathered = batch * dim + batch  # queries, and the weights of their gradients
-    summed = batch + batch * dim + 3 * clusters * dim + (4 + 2) * channels
+    gathered += 4 * together[0] * channels if fused else 0
+    summed = batch + batch * dim + 3 * clusters * dim + (2 if fused else 4 + 2) * channels
     expected = [double * number for number in (gathered, summed, batch)]
     assert together[1][case]["sent"].tolist() == expected
 

@@ -83,7 +83,7 @@ def measure(length: int, accelerator: Accelerator) -> dict[str, Any]:
     torch.manual_seed(0)
     model = TCC(config.model, config.loss, encoder()).to(device)
     if ranks > 1:
-        share_batch_statistics(model, device.type == "cuda")
+        share_batch_statistics(model)
     twin = momentum_twin(model)
     share = BATCH // ranks
     forget_peak(device)
@@ -132,8 +132,8 @@ def expected(ranks: int, on_cuda: bool) -> dict[str, int]:
     channels = WIDTH + DIM
     sums = BATCH + BATCH * DIM + 3 * CLUSTERS * DIM
     return {
-        "gather": 4 * (BATCH * DIM + BATCH),
-        "sum": 4 * (sums + (0 if on_cuda else 6 * channels)),  # on CUDA batch norm is torch's, and not counted
+        "gather": 4 * (BATCH * DIM + BATCH + (4 * ranks * channels if on_cuda else 0)),
+        "sum": 4 * (sums + (2 if on_cuda else 6) * channels),
         "max": 4 * BATCH,
     }
 
