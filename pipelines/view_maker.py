@@ -10,9 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tcc_fast.augment import NUM_DRAWS, ViewParameters, apply, finish, parameters_of
+from tcc_fast.augment import apply, finish
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys_of_each, uniform
+from tcc_fast.view_parameters import NUM_DRAWS, ViewParameters, parameters_of
 
 
 class ViewMaker(Protocol):

@@ -66,12 +66,13 @@ def instance_log_likelihood(
     if world_size() > 1:
         everything = torch.ones(len(queue), dtype=torch.bool, device=e.device)
         negative = sharded_logsumexp(e, queue, everything if valid is None else valid, temperature)
-        return positive - torch.logaddexp(positive, negative)
-    logits = e @ queue.T / temperature  # (B, J)
-    if valid is not None:
-        logits = logits.masked_fill(~valid, -math.inf)
-    # Not one sum over all of them together: the logits would be copied beside the positive.
-    return positive - torch.logaddexp(positive, torch.logsumexp(logits, dim=1))
+    else:
+        logits = e @ queue.T / temperature  # (B, J)
+        if valid is not None:
+            logits = logits.masked_fill(~valid, -math.inf)
+        negative = torch.logsumexp(logits, dim=1)
+    # Not one sum over all of them: the logits would be copied beside the positive.
+    return positive - torch.logaddexp(positive, negative)
 
 
 def assignment_entropy(log_pi: Tensor) -> Tensor:

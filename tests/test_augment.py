@@ -34,14 +34,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from tcc_fast.augment import (
-    ViewParameters,
     affine,
     apply,
     blur_kernel_size,
     channels,
     colour_jitter,
     crop_resize,
-    draw,
     gaussian_blur,
     grey,
     normalize,
@@ -50,6 +48,7 @@ from tcc_fast.augment import (
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines.torch_views import reference_transform
+from tcc_fast.view_parameters import ViewParameters, draw
 
 KINDS = ("noise", "smooth", "grey", "constant", "corners")
 SIZES = ((8, 8), (17, 31), (64, 20), (64, 64))

@@ -1,6 +1,6 @@
 """Train and evaluate every cell of (data set, variant, seed), resumably, and tabulate what came out.
 
-    python tools/study.py tools/studies/readme.yaml              # the README's table
+    python tools/study.py tools/studies/readme.yaml              # most of the README's table
     python tools/study.py tools/studies/readme.yaml --jobs 2     # two runs side by side, one thread each
     python tools/study.py mine.yaml --data data/digits --seeds 0 1 2 3 4
 

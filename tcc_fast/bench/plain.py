@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from tcc_fast.augment import BLUR_SIGMA, blur_kernel_size
+from tcc_fast.augment import blur_kernel_size
 from tcc_fast.batch import Batch
 from tcc_fast.bench.contenders import Task
 from tcc_fast.config import Config
@@ -26,6 +26,7 @@ from tcc_fast.datasets import Dataset
 from tcc_fast.model import TCC, momentum_at, momentum_twin
 from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
 from tcc_fast.step import Alone, Losses, TrainingStep, build_queues
+from tcc_fast.view_parameters import BLUR_SIGMA
 
 Item = tuple[Tensor, Tensor, int]
 SHARED = Path("/dev/shm")

@@ -2,8 +2,7 @@
 
 Classes: with labels "auto", if at least two sub-folders hold pictures and no picture lies directly in the
 folder, the first folder of each path is the class. Files that are no pictures (notes, sidecars such as .xmp) are
-passed over. For the order, links and hidden entries see
-`tcc_fast.datasets.walk`.
+passed over. For the order, links and hidden entries see `tcc_fast.datasets.walk`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from tcc_fast import augment
-from tcc_fast.augment import ViewParameters, apply, draw, finish
+from tcc_fast.augment import apply, finish
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys, scalar_key
 from tcc_fast.pipelines.cpu import compile as compiling
@@ -33,6 +33,7 @@ from tcc_fast.pipelines.cpu.maker import CpuViews
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
 from tcc_fast.pipelines.view_maker import TensorViews, view_maker
+from tcc_fast.view_parameters import ViewParameters, draw
 
 TOLERANCE = 1e-5
 """Rounding of single precision, pixels in 0..1."""
