@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tcc_fast.checkpoint import list_checkpoints
+from tcc_fast.checkpoint_folder import list_checkpoints
 
 
 def holds_seeds(folder: Path) -> bool:

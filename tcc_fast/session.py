@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tcc_fast.batch import Pipeline
 from tcc_fast.batch_norm import average_running_statistics, share_batch_statistics
-from tcc_fast.checkpoint import RunState, Training, load_training, save_checkpoint
+from tcc_fast.checkpoint import load_training, save_checkpoint
 from tcc_fast.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
@@ -25,9 +25,11 @@ from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
+from tcc_fast.run_state import RunState
 from tcc_fast.start import evenly_spread, find_centres
 from tcc_fast.step import TrainingStep, build_queues
 from tcc_fast.telemetry import NonFiniteLoss
+from tcc_fast.training_tensors import Training
 
 
 @dataclass

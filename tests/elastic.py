@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tcc_fast.checkpoint import list_checkpoints, read_state
+from tcc_fast.checkpoint_folder import list_checkpoints
 from tcc_fast.config import Config, load_config
 from tcc_fast.distributed import gather
 from tcc_fast.pipelines.pictures import whole_views
+from tcc_fast.run_state import read_state
 from tcc_fast.session import Session, open_session
 from tests.conftest import TINY
 

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from tcc_fast import checkpoint as checkpoints
-from tcc_fast.checkpoint import find_checkpoint, list_checkpoints, load_model, read_state
-from tcc_fast.config import Config, load_config
+from tcc_fast.checkpoint import load_model
+from tcc_fast.checkpoint_folder import find_checkpoint, list_checkpoints
+from tcc_fast.config import Config, config_from_tree, load_config
+from tcc_fast.run_state import read_state
 from tcc_fast.train import train
 from tests.conftest import TINY
 
@@ -118,7 +120,7 @@ def test_loading_a_hostile_file_runs_no_code(copy: Path, tmp_path: Path) -> None
 
 
 def read_state_unchecked(folder: Path) -> Config:
-    return checkpoints.config_from_tree(json.loads((folder / "state.json").read_text())["config"])
+    return config_from_tree(json.loads((folder / "state.json").read_text())["config"])
 
 
 def test_a_crash_while_writing_leaves_the_last_good_checkpoint(

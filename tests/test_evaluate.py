@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from tcc_fast.checkpoint import find_checkpoint, load_model, read_state
+from tcc_fast.checkpoint import load_model
+from tcc_fast.checkpoint_folder import find_checkpoint
 from tcc_fast.config import load_config
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.embed import embed
 from tcc_fast.evaluate import evaluate, write_confusion
 from tcc_fast.report import show_evaluation, summarise
+from tcc_fast.run_state import read_state
 from tcc_fast.train import train
 from tests.conftest import TINY
 

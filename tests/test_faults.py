@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.checkpoint import list_checkpoints, read_state
+from tcc_fast.checkpoint_folder import list_checkpoints
 from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import convert
+from tcc_fast.run_state import read_state
 from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.test_step import fresh_accelerate

@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tcc_fast.checkpoint import find_checkpoint, read_state
+from tcc_fast.checkpoint_folder import find_checkpoint
 from tcc_fast.clusters import write_clusters
 from tcc_fast.config import Config, load_config
 from tcc_fast.evaluate import evaluate
+from tcc_fast.run_state import read_state
 from tcc_fast.train import train
 from tests import elastic, ranks
 from tests.conftest import TINY

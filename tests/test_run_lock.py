@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.checkpoint import list_checkpoints
+from tcc_fast.checkpoint_folder import list_checkpoints
 from tcc_fast.config import Config, load_config
 from tcc_fast.run_lock import RunLock
 from tcc_fast.train import train

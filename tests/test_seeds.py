@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.checkpoint import find_checkpoint, read_state
+from tcc_fast.checkpoint_folder import find_checkpoint
 from tcc_fast.config import load_config
 from tcc_fast.preemption import Preempted
 from tcc_fast.run_folder import Plan
+from tcc_fast.run_state import read_state
 from tcc_fast.seeds import parse_seeds, rank_seeds, train_seeds
 from tests.conftest import TINY
 from tests.test_cli import type_in

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from tcc_fast import __main__, pipelines
-from tcc_fast.checkpoint import list_checkpoints, read_state
+from tcc_fast.checkpoint_folder import list_checkpoints
 from tcc_fast.config import Config, load_config
 from tcc_fast.evaluate import evaluate
 from tcc_fast.preemption import Preempted
+from tcc_fast.run_state import read_state
 from tcc_fast.session import resolve_precision
 from tcc_fast.step import TrainingStep
 from tcc_fast.train import train

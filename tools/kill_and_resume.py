@@ -24,7 +24,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from tcc_fast.checkpoint import find_checkpoint
+from tcc_fast.checkpoint_folder import find_checkpoint
 from tcc_fast.datasets import convert
 
 SETTINGS = [
