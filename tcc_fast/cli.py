@@ -248,10 +248,10 @@ def bench_pipelines(
 
     import torch
 
+    from tcc_fast.computing import resolve_precision
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
     from tcc_fast.run_folder import plan_run
-    from tcc_fast.session import resolve_precision
 
     plan = plan_run(config, data, None, None, overrides or [])
     device = processes().device
@@ -291,10 +291,11 @@ def bench_step_command(
 
     import torch
 
+    from tcc_fast.computing import compile_mode, resolve_precision
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
     from tcc_fast.run_folder import plan_run
-    from tcc_fast.session import compile_mode, resolve_precision, with_num_clusters
+    from tcc_fast.session import with_num_clusters
 
     plan = plan_run(config, data, None, None, overrides or [])
     device = processes().device

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, DynamoBackend, set_seed
 from torch import Tensor
 
+from tcc_fast import computing
 from tcc_fast.batch import Pipeline
 from tcc_fast.batch_norm import average_running_statistics, share_batch_statistics
 from tcc_fast.checkpoint import load_training, save_checkpoint
@@ -26,10 +26,14 @@ from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
 from tcc_fast.run_state import RunState
+from tcc_fast.same_run import check_same_run, describe
 from tcc_fast.start import evenly_spread, find_centres
 from tcc_fast.step import TrainingStep, build_queues
 from tcc_fast.telemetry import NonFiniteLoss
 from tcc_fast.training_tensors import Training
+
+STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
+"""By what :func:`tcc_fast.computing.compile_mode` says, for one process."""
 
 
 @dataclass
@@ -124,7 +128,7 @@ class Session:
         Raises:
             ValueError: it is of another data set or other settings; says what differs.
         """
-        _check_same_run(checkpoint, saved, self.config, self.dataset)
+        check_same_run(checkpoint, saved, self.config, self.dataset)
         log = load_training(checkpoint, self.training)
         self.pipeline.load_state_dict(saved.pipeline)
         self.step = saved.step
@@ -156,53 +160,26 @@ def open_session(
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError('train.tensorboard=true needs TensorBoard: pip install "tcc-fast[tensorboard]"')
     before = saved.precision if saved and saved.precision else precision
-    precision = decide(lambda: resolve_precision(config.train.precision, processes().device, before))
-    accelerator = Accelerator(
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with="tensorboard" if config.train.tensorboard else None,
-        project_dir=str(run),
-    )
-    if accelerator.gradient_accumulation_steps > 1:
-        raise ValueError(
-            "gradient accumulation is not there: both contrasts compare within the whole batch, and a part of it "
-            "would be another method. Launch with more processes, or choose a smaller train.batch_size"
-        )
-    _refuse_what_would_wrap_the_step(accelerator)
+    precision = decide(lambda: computing.resolve_precision(config.train.precision, processes().device, before))
+    accelerator = _open_accelerator(config, run, precision)
     device = accelerator.device
     dataset = open_dataset(data)
     config = with_num_clusters(config, dataset)
     assert config.model.num_clusters is not None
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    compiling = compile_mode(config.train.compile, device, accelerator.num_processes)
+    compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
-    tune(device, precision, compiled)
+    computing.tune(device, precision, compiled)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         say(choice.sentence)
-        if config.train.precision == "auto" and precision == "bf16" and not has_bf16(device):
+        if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
 
-    set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
-    model = TCC(config.model, config.loss)
-    if config.model.sync_batch_norm and accelerator.num_processes > 1:
-        share_batch_statistics(model)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    twin = momentum_twin(model)
-    for tensor in (*twin.parameters(), *twin.buffers()):
-        from_main_(tensor.data)  # as data parallelism does with θ: processors may differ in the last bit
-    queues = build_queues(config, config.model.num_clusters, device=device)
-    alone = accelerator.num_processes == 1
-    if compiled and not alone:  # no graph spans what the ranks exchange
-        model.compile()  # in place: parameter names stay plain
-        twin.compile()
-    optimizer = build_optimizer(model, config.optim, compiled and alone)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
     start_step = pipeline.batches_per_epoch * config.start_epoch
-    kind = STEPS[compiling] if alone else TrainingStep
-    training_step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
-    training = Training(model, twin, queues, optimizer)
+    training, training_step = _build_training(config, accelerator, compiling, start_step)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 
 
@@ -216,8 +193,18 @@ def _check_that_clusters_start(config: Config) -> None:
         )
 
 
-def _refuse_what_would_wrap_the_step(accelerator: Accelerator) -> None:
-    """`accelerate config` can ask for other ways to distribute and to compile."""
+def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
+    """Accelerate for this run; what `accelerate config` can ask for that would make another step is refused."""
+    accelerator = Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with="tensorboard" if config.train.tensorboard else None,
+        project_dir=str(run),
+    )
+    if accelerator.gradient_accumulation_steps > 1:
+        raise ValueError(
+            "gradient accumulation is not there: both contrasts compare within the whole batch, and a part of it "
+            "would be another method. Launch with more processes, or choose a smaller train.batch_size"
+        )
     known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in known:
         raise ValueError(
@@ -226,6 +213,32 @@ def _refuse_what_would_wrap_the_step(accelerator: Accelerator) -> None:
         )
     if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         raise ValueError("launch with --dynamo_backend no: tcc-fast compiles its step itself, see train.compile")
+    return accelerator
+
+
+def _build_training(
+    config: Config, accelerator: Accelerator, compiling: str, start_step: int
+) -> tuple[Training, TrainingStep]:
+    """The networks, queues and optimiser with their first values, and the step that trains them."""
+    assert config.model.num_clusters is not None
+    device, alone = accelerator.device, accelerator.num_processes == 1
+    set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
+    model = TCC(config.model, config.loss)
+    if config.model.sync_batch_norm and not alone:
+        share_batch_statistics(model)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    twin = momentum_twin(model)
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        from_main_(tensor.data)  # as data parallelism does with θ: processors may differ in the last bit
+    queues = build_queues(config, config.model.num_clusters, device=device)
+    if compiling != "off" and not alone:  # no graph spans what the ranks exchange
+        model.compile()  # in place: parameter names stay plain
+        twin.compile()
+    optimizer = build_optimizer(model, config.optim, compiling != "off" and alone)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    kind = STEPS[compiling] if alone else TrainingStep
+    step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
+    return Training(model, twin, queues, optimizer), step
 
 
 def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: str | None) -> Choice:
@@ -235,61 +248,6 @@ def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: 
     # Processes of one machine share its memory; each has a GPU of its own.
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if accelerator.device.type == "cpu" else 1
     return choose_pipeline(dataset, config, accelerator.device, sharing)
-
-
-def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> str:
-    """`bf16` or `fp32`. `auto` means what it was ``before``, or else bf16 where the device has arithmetic for it.
-
-    Elsewhere bf16 is two to six times slower than fp32 (CPUs), but what has begun in it is not computed otherwise.
-
-    Raises:
-        ValueError: it was bf16, and the device cannot compute in it at all.
-    """
-    if choice != "auto":
-        return choice
-    if before == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError(
-            f"the checkpoint was trained in bf16, which {device} cannot compute in: use another device, or the CPU "
-            "(ACCELERATE_USE_CPU=true)"
-        )
-    return before or ("bf16" if has_bf16(device) else "fp32")
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device has arithmetic for bf16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch before 2.12 does not say what the CPU can do: fp32 is never slow.
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def tune(device: torch.device, precision: str, compiled: bool) -> None:
-    """Set what torch keeps for the whole process; nothing on a CPU.
-
-    Beside an encoder in bf16, what stays in fp32 (crops, contrasts) may round its factors to TF32, which has 3 bits
-    more. A compiled step has batches of one shape, so cuDNN may look for its fastest convolutions once.
-    """
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
-        torch.backends.cudnn.benchmark = compiled
-
-
-STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
-"""By what :func:`compile_mode` says, for one process."""
-
-
-def compile_mode(choice: str, device: torch.device, processes: int) -> str:
-    """`off`, `on` or `graphs`. `auto` is on for CUDA and one process: with several it has never been tried.
-
-    Raises:
-        ValueError: CUDA graphs cannot be had here.
-    """
-    if choice == "auto":
-        return "on" if device.type == "cuda" and processes == 1 else "off"
-    if choice == "graphs" and (device.type != "cuda" or processes > 1):
-        raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
-    return choice
 
 
 def with_num_clusters(config: Config, dataset: Dataset) -> Config:
@@ -313,51 +271,3 @@ def with_num_clusters(config: Config, dataset: Dataset) -> Config:
     if num_clusters > len(dataset):
         raise ValueError(f"model.num_clusters is {num_clusters}, but there are only {len(dataset)} images")
     return config.model_copy(update={"model": config.model.model_copy(update={"num_clusters": num_clusters})})
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint remembers of the data set it was trained on."""
-    manifest = dataset.manifest
-    return {
-        "name": manifest.name,
-        "num_images": len(dataset),
-        "fingerprint": dataset.fingerprint,
-        "mean": list(manifest.mean),
-        "std": list(manifest.std),
-        "path": str(dataset.path),
-    }
-
-
-# What may differ between a run and its continuation: nothing here touches what is computed.
-_FREE_KEYS = (
-    "name",
-    "data.workers",
-    "data.ffcv_cache",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.tensorboard",
-)
-
-
-def _check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> None:
-    if saved.dataset["fingerprint"] != dataset.fingerprint:
-        raise ValueError(
-            f"{checkpoint} was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
-            f"{saved.dataset['path']}), not on {dataset.path}: its contents differ"
-        )
-    old, new = _flat(saved.config), _flat(config)
-    differing = [key for key in new if old[key] != new[key] and key not in _FREE_KEYS]
-    if differing:
-        changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in differing)
-        raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            flat[name] = value
-    return flat

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tcc_fast.checkpoint import load_model
 from tcc_fast.checkpoint_folder import find_checkpoint
+from tcc_fast.computing import resolve_precision
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, processes
 from tcc_fast.embed import embed
 from tcc_fast.model import TCC
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.run_state import RunState, read_state
-from tcc_fast.session import resolve_precision
 
 
 @dataclass(frozen=True)

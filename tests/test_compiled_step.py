@@ -19,10 +19,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tcc_fast.batch import Batch
 from tcc_fast.compiled_step import SCALARS, WARM_UP, CompiledStep, GraphedStep, Number, pack, unpack
+from tcc_fast.computing import compile_mode
 from tcc_fast.config import Config, config_from_tree
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer, learning_rate, set_learning_rate
-from tcc_fast.session import STEPS, compile_mode
+from tcc_fast.session import STEPS
 from tcc_fast.step import Losses, TrainingStep, build_queues
 from tcc_fast.train import train
 from tests.test_step import fresh_accelerate

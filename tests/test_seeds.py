@@ -81,7 +81,7 @@ def test_a_seed_that_was_not_begun_is_trained_in_the_precision_of_the_others(
     config = load_config("digits", [*TINY, "start.method=none", "train.epochs=1", "train.precision=auto"])
     plan = Plan(config, digits, tmp_path / "several", "auto", None)
     for seeds, able in (([4], False), ([4, 2], True)):
-        monkeypatch.setattr("tcc_fast.session.has_bf16", lambda device, able=able: able)
+        monkeypatch.setattr("tcc_fast.computing.has_bf16", lambda device, able=able: able)
         with fresh_accelerate():
             train_seeds(plan, seeds)
     assert [read_state(find_checkpoint(plan.run / f"seed-{seed}")).precision for seed in (4, 2)] == ["fp32", "fp32"]

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from tcc_fast import __main__, pipelines
 from tcc_fast.checkpoint_folder import list_checkpoints
+from tcc_fast.computing import resolve_precision
 from tcc_fast.config import Config, load_config
 from tcc_fast.evaluate import evaluate
 from tcc_fast.preemption import Preempted
 from tcc_fast.run_state import read_state
-from tcc_fast.session import resolve_precision
 from tcc_fast.step import TrainingStep
 from tcc_fast.train import train
 from tcc_fast.trained import open_trained
@@ -393,7 +393,7 @@ AUTO = [*TINY, "start.method=none", "train.precision=auto"]
 def stop_on_a_machine(digits: Path, run: Path, monkeypatch: pytest.MonkeyPatch, able: bool) -> Path:
     """A run that `train.precision=auto` began where there is arithmetic for bf16, or none; its only checkpoint."""
     with monkeypatch.context() as patch, fresh_accelerate():
-        patch.setattr("tcc_fast.session.has_bf16", lambda device: able)
+        patch.setattr("tcc_fast.computing.has_bf16", lambda device: able)
         stop_after(10, patch)
         with pytest.raises(Preempted) as stop:
             train(load_config("digits", AUTO), digits, run)
@@ -406,7 +406,7 @@ def test_a_run_stays_in_its_precision_on_another_machine(
 ) -> None:
     stopped = stop_on_a_machine(digits, tmp_path / "run", monkeypatch, able)
     assert read_state(stopped).precision == precision
-    monkeypatch.setattr("tcc_fast.session.has_bf16", lambda device: not able)
+    monkeypatch.setattr("tcc_fast.computing.has_bf16", lambda device: not able)
     said: list[str] = []
     with fresh_accelerate():
         last = train(load_config("digits", AUTO), digits, tmp_path / "run", resume="must", say=said.append)
@@ -426,7 +426,7 @@ def test_a_checkpoint_that_does_not_say_its_precision_goes_on_in_that_of_the_mac
     del state["precision"]
     file.write_text(json.dumps(state))
     assert read_state(file.parent).precision is None
-    monkeypatch.setattr("tcc_fast.session.has_bf16", lambda device: False)
+    monkeypatch.setattr("tcc_fast.computing.has_bf16", lambda device: False)
     with fresh_accelerate():
         last = train(load_config("digits", AUTO), digits, tmp_path / "run", resume="must")
     assert read_state(last).precision == "fp32"

@@ -56,11 +56,11 @@ from tcc_fast.bench.stepping import (
     step_openers,
 )
 from tcc_fast.bench.verify import WINDOW, deviation, loss_curve, watch
+from tcc_fast.computing import compile_mode, resolve_precision, tune
 from tcc_fast.config import Config, DataConfig, ModelConfig, QueueConfig, TrainConfig, load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.session import compile_mode, resolve_precision, tune
 
 LONG_QUEUE = 65_536
 ONE_RANK_LIMIT = 120.0

@@ -35,8 +35,8 @@ from tcc_fast.bench.stepping import (
     steps,
 )
 from tcc_fast.bench.summary import Figure
+from tcc_fast.computing import tune
 from tcc_fast.model import TCC
-from tcc_fast.session import tune
 
 PIECEWISE_STEPS = 10
 """Steps that are done in pieces, at least."""

@@ -1,0 +1,59 @@
+"""How a device computes: in which precision, how fast at which cost, and whether steps are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> str:
+    """`bf16` or `fp32`. `auto` means what it was ``before``, or else bf16 where the device has arithmetic for it.
+
+    Elsewhere bf16 is two to six times slower than fp32 (CPUs), but what has begun in it is not computed otherwise.
+
+    Raises:
+        ValueError: it was bf16, and the device cannot compute in it at all.
+    """
+    if choice != "auto":
+        return choice
+    if before == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"the checkpoint was trained in bf16, which {device} cannot compute in: use another device, or the CPU "
+            "(ACCELERATE_USE_CPU=true)"
+        )
+    return before or ("bf16" if has_bf16(device) else "fp32")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has arithmetic for bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch before 2.12 does not say what the CPU can do: fp32 is never slow.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def tune(device: torch.device, precision: str, compiled: bool) -> None:
+    """Set what torch keeps for the whole process; nothing on a CPU.
+
+    Beside an encoder in bf16, what stays in fp32 (crops, contrasts) may round its factors to TF32, which has 3 bits
+    more. A compiled step has batches of one shape, so cuDNN may look for its fastest convolutions once.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
+        torch.backends.cudnn.benchmark = compiled
+
+
+def compile_mode(choice: str, device: torch.device, processes: int) -> str:
+    """`off`, `on` or `graphs`. `auto` is on for CUDA and one process: with several it has never been tried.
+
+    Raises:
+        ValueError: CUDA graphs cannot be had here.
+    """
+    if choice == "auto":
+        return "on" if device.type == "cuda" and processes == 1 else "off"
+    if choice == "graphs" and (device.type != "cuda" or processes > 1):
+        raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
+    return choice

@@ -1,0 +1,58 @@
+"""Whether a run continues what a checkpoint began: the same pictures, and the same settings where they count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tcc_fast.config import Config
+from tcc_fast.datasets import Dataset
+from tcc_fast.run_state import RunState
+
+# What may differ between a run and its continuation: nothing here touches what is computed.
+_FREE_KEYS = (
+    "name",
+    "data.workers",
+    "data.ffcv_cache",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.tensorboard",
+)
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint remembers of the data set it was trained on."""
+    manifest = dataset.manifest
+    return {
+        "name": manifest.name,
+        "num_images": len(dataset),
+        "fingerprint": dataset.fingerprint,
+        "mean": list(manifest.mean),
+        "std": list(manifest.std),
+        "path": str(dataset.path),
+    }
+
+
+def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> None:
+    """Raise ValueError, saying what differs, if a checkpoint is of another data set or other settings."""
+    if saved.dataset["fingerprint"] != dataset.fingerprint:
+        raise ValueError(
+            f"{checkpoint} was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
+            f"{saved.dataset['path']}), not on {dataset.path}: its contents differ"
+        )
+    old, new = _flat(saved.config), _flat(config)
+    differing = [key for key in new if old[key] != new[key] and key not in _FREE_KEYS]
+    if differing:
+        changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in differing)
+        raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
