@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcc_fast.augment import inverse_map
+from tcc_fast.resample import inverse_map
 from tcc_fast.view_parameters import ViewParameters
 
 

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
-from tcc_fast.augment import blur_kernel_size
 from tcc_fast.batch import Batch
 from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
@@ -24,6 +23,7 @@ from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
+from tcc_fast.resample import blur_kernel_size
 from tcc_fast.view_parameters import BLUR_SIGMA
 
 

@@ -33,21 +33,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from tcc_fast.augment import (
-    affine,
-    apply,
-    blur_kernel_size,
-    channels,
-    colour_jitter,
-    crop_resize,
-    gaussian_blur,
-    grey,
-    normalize,
-    whole_view,
-)
+from tcc_fast.augment import apply, normalize, whole_view
+from tcc_fast.colour import channels, colour_jitter, grey
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines.torch_views import reference_transform
+from tcc_fast.resample import affine, blur_kernel_size, crop_resize, gaussian_blur
 from tcc_fast.view_parameters import ViewParameters, draw
 
 KINDS = ("noise", "smooth", "grey", "constant", "corners")

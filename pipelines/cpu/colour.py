@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcc_fast.augment import GREY_WEIGHTS
+from tcc_fast.colour import GREY_WEIGHTS
 from tcc_fast.pipelines.cpu.compile import compiled, vectorised
 from tcc_fast.pipelines.cpu.draw import FACTORS, GREY, JITTER, ORDER
 

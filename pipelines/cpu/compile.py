@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numba
 
-from tcc_fast import augment
+from tcc_fast import colour, resample
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -54,5 +54,5 @@ def _compile(function: Function, fastmath: Any) -> Function:
 @cache
 def source_stamp() -> str:
     """sha256 of the sources that compiled functions are made of."""
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(augment.__file__)]
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(colour.__file__), Path(resample.__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from tcc_fast.augment import blur_kernel_size
 from tcc_fast.batch import Batch
 from tcc_fast.bench.contenders import Task
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.model import TCC, momentum_at, momentum_twin
 from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
+from tcc_fast.resample import blur_kernel_size
 from tcc_fast.step import Alone, Losses, TrainingStep, build_queues
 from tcc_fast.view_parameters import BLUR_SIGMA
 

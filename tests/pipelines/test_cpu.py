@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from tcc_fast import augment
+from tcc_fast import colour, resample
 from tcc_fast.augment import apply, finish
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys, scalar_key
@@ -346,7 +346,7 @@ def test_colours_are_those_of_torchvision_in_all_24_orders(size: int) -> None:
         if p.grey[i]:
             wanted = reference.rgb_to_grayscale(wanted, num_output_channels=3)
         if p.blur[i]:
-            wanted = reference.gaussian_blur(wanted, [augment.blur_kernel_size(size)] * 2, [float(p.sigma[i])] * 2)
+            wanted = reference.gaussian_blur(wanted, [resample.blur_kernel_size(size)] * 2, [float(p.sigma[i])] * 2)
         torch.testing.assert_close(view, wanted, rtol=0, atol=COLOUR_TOLERANCE, msg=lambda m, i=i: f"view {i}: {m}")
 
 
@@ -434,13 +434,14 @@ def test_a_change_of_any_file_of_the_package_changes_the_stamp(tmp_path: Path, m
     now = stamp()
     assert now == compiling.source_stamp()
     package = Path(shutil.copytree(Path(compiling.__file__).parent, tmp_path / "cpu"))
-    recipe = Path(shutil.copy(augment.__file__, tmp_path / "augment.py"))
+    recipe = {module: Path(shutil.copy(module.__file__, tmp_path)) for module in (colour, resample)}
     monkeypatch.setattr(compiling, "__file__", str(package / "compile.py"))
-    monkeypatch.setattr(augment, "__file__", str(recipe))
+    for module, file in recipe.items():
+        monkeypatch.setattr(module, "__file__", str(file))
     assert stamp() == now  # of the content, wherever it lies
     names = {path.name for path in package.glob("*.py")}
     assert names >= {"colour.py", "compile.py", "draw.py", "maker.py", "mix.py", "place.py", "threads.py", "views.py"}
-    for path in [*package.glob("*.py"), recipe]:
+    for path in [*package.glob("*.py"), *recipe.values()]:
         before = path.read_text()
         path.write_text(before + "\n")
         assert stamp() != now, path

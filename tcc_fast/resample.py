@@ -1,0 +1,116 @@
+"""What moves pixels: crops, affine maps and blurs of a whole batch, as products of matrices where that can be.
+
+Shapes: B images of H × W pixels, S the side of a view, V views of each image.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def affine(images: Tensor, angle: Tensor, shear: Tensor, zoom: Tensor, aspect: Tensor | float | None = None) -> Tensor:
+    """RandomAffine about the centre, bilinear, black outside: (B, 3, H, W), (B,) each, to (B, 3, H, W).
+
+    ``aspect`` is the width / height in which the map is meant, when pictures are stored squeezed; None: W / H.
+    """
+    if aspect is None:
+        aspect = images.shape[-1] / images.shape[-2]
+    xx, xy, yx, yy = inverse_map(angle, shear, zoom).flatten(1).unbind(1)
+    # grid_sample's coordinates run from -1 to 1 over each side, hence the aspect.
+    theta = F.pad(torch.stack([xx, xy / aspect, yx * aspect, yy], dim=1).view(-1, 2, 2), (0, 1))  # no translation
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def inverse_map(angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
+    """The matrix of RandomAffine, from an offset (x, y) in the view to the one it is sampled at: (B,) to (B, 2, 2)."""
+    rotation, tilt = torch.deg2rad(angle), torch.deg2rad(shear)
+    cosine, sine, slope = torch.cos(rotation), torch.sin(rotation), torch.tan(tilt)
+    # torchvision's forward map is R(angle) · Shear · zoom; sampling needs its inverse.
+    rows = [cosine - sine * slope, cosine * slope + sine, -sine, cosine]
+    return torch.stack(rows, dim=1).view(-1, 2, 2) / zoom.view(-1, 1, 1)
+
+
+def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
+    """Rows of an antialiased (triangle) resize of pixels [start, start + length) to ``size``.
+
+    Args:
+        start: (B,) pixels; may be fractional.
+        length: (B,) pixels.
+        source: pixels along the side.
+        size: S.
+
+    Returns:
+        (B, S, source), every row summing to 1. Equal to torchvision's antialiased bilinear resize of the crop.
+    """
+    device = start.device
+    scale = (length / size).view(-1, 1, 1)
+    support = scale.clamp(min=1.0)
+    output = torch.arange(size, device=device, dtype=torch.float32).view(1, -1, 1) + 0.5
+    pixel = torch.arange(source, device=device, dtype=torch.float32).view(1, 1, -1) + 0.5
+    start, end = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
+    weights = (1.0 - (pixel - (start + output * scale)).abs() / support).clamp(min=0.0)
+    weights = torch.where((pixel >= start) & (pixel < end), weights, 0.0)
+    return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-8)
+
+
+def crop_resize(
+    images: Tensor, top: Tensor, left: Tensor, box_h: Tensor, box_w: Tensor, flip: Tensor, size: int
+) -> Tensor:
+    """Crop, antialiased resize and horizontal flip: (B, 3, H, W) and (V B,) each to (V B, 3, S, S)."""
+    height, width = images.shape[-2:]
+    rows = resize_weights(top, box_h, height, size)
+    columns = resize_weights(left, box_w, width, size)
+    return _products(images, rows, torch.where(flip.view(-1, 1, 1), columns.flip(1), columns))
+
+
+def _products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows · image · columnsᵀ for each channel, in V views of each image.
+
+    Two products of matrices, which hold the channels side by side, and the rows of all views one below the other: no
+    image is there twice, and no matrix three times.
+
+    Args:
+        images: (B, 3, H, W).
+        rows: (V B, S, H), the first views of all images first.
+        columns: (V B, T, W).
+
+    Returns:
+        (V B, 3, S, T).
+    """
+    count, _, height, width = images.shape
+    views, size = len(rows) // count, rows.shape[1]
+    lines = images.transpose(1, 2).reshape(count, height, 3 * width)
+    lines = _by_image(rows, count).reshape(count, views * size, height) @ lines
+    lines = lines.view(count * views, size * 3, width)  # of a view, a row has three lines
+    made = lines @ _by_image(columns, count).reshape(count * views, -1, width).transpose(1, 2)
+    return made.view(count, views, size, 3, -1).permute(1, 0, 3, 2, 4).flatten(0, 1)
+
+
+def _by_image(matrices: Tensor, count: int) -> Tensor:
+    """(V B, ...) to (B, V, ...)."""
+    return matrices.view(-1, count, *matrices.shape[1:]).transpose(0, 1)
+
+
+def blur_kernel_size(size: int) -> int:
+    """Kernel of GaussianBlur for views of this size: odd, about a tenth of it, at least 3."""
+    return max(3, size // 10 | 1)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """GaussianBlur with a sigma for each image and reflected borders: (B, 3, S, S) to the same."""
+    weights = _blur_matrix(sigma, images.shape[-1])
+    return _products(images, weights, weights)
+
+
+def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
+    """(B,) to (B, S, S): row o holds the weights of the input pixels of output pixel o."""
+    half = blur_kernel_size(size) // 2
+    offset = torch.arange(-half, half + 1, device=sigma.device)
+    kernel = torch.softmax(-0.5 * (offset / sigma.unsqueeze(1)) ** 2, dim=1)  # (B, kernel)
+    source = (torch.arange(size, device=sigma.device).unsqueeze(1) + offset).abs()  # reflected at 0
+    source = torch.where(source >= size, 2 * (size - 1) - source, source)  # and at the far end
+    matrix = torch.zeros(len(sigma), size, size, device=sigma.device)
+    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel.unsqueeze(1).expand(-1, size, -1))
