@@ -223,6 +223,24 @@ def test_what_a_part_found_before_it_failed_is_shown(
         assert "not judged" in text
 
 
+def test_the_whole_run_is_on_the_largest_set_that_is_there(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(tool, "train_and_evaluate", lambda *arguments: made.append(arguments) or {})
+    monkeypatch.setattr(tool, "real_set", lambda name, amount: (load_config(name), amount.work / name))
+    amount = tool.sizes(False, tmp_path)
+    for name in ("mnist5k", "cifar10"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").touch()
+        tool.measure_run("run", amount, lambda found: None)
+    whole = tmp_path / "gpu-runs" / "whole"
+    assert made == [
+        (tmp_path / "mnist5k", "mnist5k", whole, ["model.backbone=resnet18", "data.image_size=32"]),
+        (tmp_path / "cifar10", "cifar10-short", whole, []),
+    ]
+
+
 def test_a_process_that_dies_takes_no_readings_with_it(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,10 +7,10 @@
 Parts: `verify` (loss curves of the tuned step beside the plain one's, nothing waits, nothing is compiled twice, one
 NCCL rank), `step-32`, `step-96`, `step-224` (speed against the plain version and against one fixed batch, by every
 pipeline that is installed; where the time and the memory go), `memory` (what a queue of 65 536 costs), `quality`
-(clusters of a tuned and of a plain run), `run` (a whole training run). Each part is a process of its own and adds its
-figures to the JSON file beside the report, from which the report is written anew. What needs a package or a data set
-that is not there is named and left out; a part that fails or dies says why beside what it had found, and the others go
-on.
+(clusters of a tuned and of a plain run), `run` (a whole training run: CIFAR-10 if it is converted in the work folder).
+Each part is a process of its own and adds its figures to the JSON file beside the report, from which the report is
+written anew. What needs a package or a data set that is not there is named and left out; a part that fails or dies says
+why beside what it had found, and the others go on.
 
 Speed is measured on generated pictures (photo-like JPEGs, the same everywhere); quality on real ones.
 """
@@ -296,11 +296,17 @@ def measure_quality(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
 
 
 def measure_run(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
-    """A whole run of the most that is there: ResNet-18 on mnist5k, as large as fits the goals of the report."""
-    chosen, data, why = quality_set(amount)
-    large = ["model.backbone=resnet18", "data.image_size=32"] if amount.epochs is None else ["data.image_size=8"]
-    short = [] if amount.epochs is None else [f"train.epochs={amount.epochs}"]
-    made = train_and_evaluate(data, chosen, amount.work / "gpu-runs" / "whole", [*large, *short])
+    """A whole run on the most that is there: 100 epochs of CIFAR-10, or else mnist5k with a large network."""
+    photographs = amount.work / "cifar10"
+    if amount.epochs is None and (photographs / MANIFEST_FILE).exists():
+        chosen, data, why, settings = "cifar10-short", photographs, "the photographs of CIFAR-10", []
+    elif amount.epochs is None:
+        chosen, data, why = quality_set(amount)
+        settings = ["model.backbone=resnet18", "data.image_size=32"]
+    else:
+        chosen, data, why = quality_set(amount)
+        settings = [f"train.epochs={amount.epochs}", "data.image_size=8"]
+    made = train_and_evaluate(data, chosen, amount.work / "gpu-runs" / "whole", settings)
     return {"why": why, "runs": {"whole run": made}}
 
 
