@@ -42,8 +42,11 @@ def find_checkpoint(where: str | Path) -> Path:
 
 
 def path_of(where: str | Path) -> Path:
-    """A path, or what the word `latest` means."""
-    return Path("runs/latest") if str(where) == "latest" else Path(where)
+    """A path, or what the word `latest` means: where runs/latest leads, which messages then name."""
+    if str(where) != "latest":
+        return Path(where)
+    link = Path("runs/latest")
+    return Path(os.path.normpath(link.parent / link.readlink())) if link.is_symlink() else link
 
 
 def drop_later_checkpoints(run: Path, step: int, say: Callable[[str], None] = lambda sentence: None) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,21 +44,43 @@ def tune(device: torch.device, precision: str, compiled: bool) -> None:
     """Set what torch keeps for the whole process; nothing on a CPU.
 
     Beside an encoder in bf16, what stays in fp32 (crops, contrasts) may round its factors to TF32, which has 3 bits
-    more. A compiled step has batches of one shape, so cuDNN may look for its fastest convolutions once.
+    more. In fp32 nothing may, convolutions included, as they would by torch's default. A compiled step has batches of
+    one shape, so cuDNN may look for its fastest convolutions once.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "bf16"
         torch.backends.cudnn.benchmark = compiled
 
 
 def compile_mode(choice: str, device: torch.device, processes: int) -> str:
-    """`off`, `on` or `graphs`. `auto` is on for CUDA and one process: with several it has never been tried.
+    """`off`, `on` or `graphs`. `auto` is on for CUDA and one process, unless :func:`compiler_lacks` something: with
+    several it has never been tried.
 
     Raises:
         ValueError: CUDA graphs cannot be had here.
     """
     if choice == "auto":
-        return "on" if device.type == "cuda" and processes == 1 else "off"
+        return "on" if device.type == "cuda" and processes == 1 and not compiler_lacks(device) else "off"
     if choice == "graphs" and (device.type != "cuda" or processes > 1):
         raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
     return choice
+
+
+def compiler_lacks(device: torch.device) -> str | None:
+    """What torch.compile needs on a CUDA GPU and does not find; None if it finds all: Triton builds its launcher in C.
+
+    Where its parts lie is asked as Triton asks it.
+    """
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 7:
+        return f"a GPU of compute capability 7.0 (this one has {major}.{minor})"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton (pip install triton)"
+    if not os.environ.get("CC") and not any(shutil.which(name) for name in ("gcc", "clang")):
+        return "a C compiler (on Debian: apt install gcc)"
+    scheme = sysconfig.get_default_scheme()
+    headers = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
+    if not Path(headers, "Python.h").exists():
+        return f"Python.h in {headers} (on Debian: apt install python3-dev)"
+    return None

@@ -21,6 +21,10 @@ _FREE_KEYS = (
 )
 
 
+# What may be changed on purpose, to save a run that goes wrong; it is then no longer the run that was begun.
+_CHANGEABLE_KEYS = ("optim.lr", "train.precision", "train.compile")
+
+
 def describe(dataset: Dataset) -> dict[str, Any]:
     """What a checkpoint remembers of the data set it was trained on."""
     manifest = dataset.manifest
@@ -34,8 +38,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> None:
-    """Raise ValueError, saying what differs, if a checkpoint is of another data set or other settings."""
+def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> list[str]:
+    """See that a checkpoint is of this run; returns a sentence on each setting that was changed and may be.
+
+    Raises:
+        ValueError: it is of another data set, or of other settings; says what differs.
+    """
     if saved.dataset["fingerprint"] != dataset.fingerprint:
         raise ValueError(
             f"{checkpoint} was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
@@ -43,9 +51,10 @@ def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: D
         )
     old, new = _flat(saved.config), _flat(config)
     differing = [key for key in new if old[key] != new[key] and key not in _FREE_KEYS]
-    if differing:
-        changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in differing)
+    if fixed := [key for key in differing if key not in _CHANGEABLE_KEYS]:
+        changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fixed)
         raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")
+    return [f"{key} is {new[key]!r} from here on, and was {old[key]!r}" for key in differing]
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -122,13 +122,19 @@ class Session:
         )
         return save_checkpoint(run, state, self.training, self.config.train.keep_checkpoints, log)
 
-    def load(self, checkpoint: Path, saved: RunState) -> dict[str, Tensor]:
+    def load(
+        self, checkpoint: Path, saved: RunState, say: Callable[[str], None] = lambda sentence: None
+    ) -> dict[str, Tensor]:
         """Go back to the moment of a checkpoint; returns the losses that were not yet reported then.
+
+        ``say`` is told, on the main process, what was changed since.
 
         Raises:
             ValueError: it is of another data set or other settings; says what differs.
         """
-        check_same_run(checkpoint, saved, self.config, self.dataset)
+        for sentence in check_same_run(checkpoint, saved, self.config, self.dataset):
+            if self.accelerator.is_main_process:
+                say(sentence)
         log = load_training(checkpoint, self.training)
         self.pipeline.load_state_dict(saved.pipeline)
         self.step = saved.step
@@ -174,6 +180,8 @@ def open_session(
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         say(choice.sentence)
+        if lacking := _not_compiled_for_want_of(config, accelerator):
+            say(f"steps are not compiled for want of {lacking}: slower, but the same")
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
@@ -214,6 +222,12 @@ def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
     if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         raise ValueError("launch with --dynamo_backend no: tcc-fast compiles its step itself, see train.compile")
     return accelerator
+
+
+def _not_compiled_for_want_of(config: Config, accelerator: Accelerator) -> str | None:
+    """What keeps `train.compile=auto` from being on, if anything."""
+    wanted = config.train.compile == "auto" and accelerator.device.type == "cuda" and accelerator.num_processes == 1
+    return computing.compiler_lacks(accelerator.device) if wanted else None
 
 
 def _build_training(

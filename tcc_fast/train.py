@@ -70,8 +70,14 @@ def train(
                     checkpoint = _loop(session, run, reporter, preemption) or checkpoint
             except NonFiniteLoss as error:
                 kept = list_checkpoints(run)
-                good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-                raise ValueError(f"{error}; {good}. Lower optim.lr, or try train.precision=fp32") from None
+                how = (
+                    f"continue with --resume {kept[-1]} and"
+                    if kept
+                    else "there is no checkpoint yet, so start anew with"
+                )
+                raise ValueError(
+                    f"{error}; {how} a lower optim.lr (it was {config.optim.lr:g}), or train.precision=fp32"
+                ) from None
             finally:
                 session.pipeline.close()
     assert checkpoint is not None
@@ -82,7 +88,7 @@ def _go_back(
     session: Session, run: Path, checkpoint: Path, saved: RunState, say: Callable[[str], None]
 ) -> dict[str, Tensor]:
     """Continue from a checkpoint; later ones are no longer part of the run. Returns losses not yet reported then."""
-    unreported = session.load(checkpoint, saved)
+    unreported = session.load(checkpoint, saved, say)
     session.accelerator.wait_for_everyone()  # all have read what may now go
     decide(lambda: drop_later_checkpoints(run, saved.step, say))
     return unreported

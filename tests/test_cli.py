@@ -65,7 +65,7 @@ def test_a_run_that_dies_can_be_continued_as_latest(home: Path, monkeypatch: pyt
         patch.setattr("tcc_fast.step.TrainingStep.__call__", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             type_in("train", *SETTINGS, "--out", "runs/one")
-    with pytest.raises(ValueError, match="no checkpoint at runs/latest"):
+    with pytest.raises(ValueError, match="no checkpoint at runs/one"):
         type_in("train", "--resume", "latest")
     assert (home / "runs" / "latest").resolve() == home / "runs" / "one"
 

@@ -249,8 +249,6 @@ def test_a_number_is_written_only_when_it_changes() -> None:
     ("choice", "device", "processes", "expected"),
     [
         ("auto", "cpu", 1, "off"),
-        ("auto", "cuda", 1, "on"),
-        ("auto", "cuda", 8, "off"),
         ("off", "cuda", 1, "off"),
         ("on", "cpu", 1, "on"),
         ("graphs", "cuda", 1, "graphs"),

@@ -18,7 +18,6 @@ from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.test_step import fresh_accelerate
 
-ROOT = Path(__file__).parents[1]
 OPTIONS = [*TINY, "start.method=none", "train.checkpoint_every=1"]
 
 
@@ -45,7 +44,7 @@ def test_a_full_disk_is_named_and_the_last_good_checkpoint_stays(digits: Path, b
     (good,) = list_checkpoints(begun)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command(digits, begun), cwd=ROOT, env=environment, preexec_fn=limit_files, capture_output=True, text=True
+        command(digits, begun), env=environment, preexec_fn=limit_files, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert "step 14 could not be written" in done.stderr
@@ -55,16 +54,14 @@ def test_a_full_disk_is_named_and_the_last_good_checkpoint_stays(digits: Path, b
     assert list_checkpoints(begun) == [good]
     assert not list((begun / "checkpoints").glob(".partial*"))
     assert read_state(good).step == 7
-    done = subprocess.run(command(digits, begun), cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command(digits, begun), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert read_state(list_checkpoints(begun)[-1]).step == 14
 
 
 def test_a_place_where_nothing_can_be_written_is_named(digits: Path) -> None:
     """Not even by root."""
-    done = subprocess.run(
-        command(digits, Path("/proc/tcc-fast-run")), cwd=ROOT, env=os.environ, capture_output=True, text=True
-    )
+    done = subprocess.run(command(digits, Path("/proc/tcc-fast-run")), env=os.environ, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "tcc-fast: /proc/tcc-fast-run: No such file or directory\n"
 

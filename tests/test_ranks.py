@@ -43,7 +43,7 @@ def launcher(num_processes: int, *command: str) -> list[str]:
 
 def launch(num_processes: int, *command: str) -> subprocess.CompletedProcess[str]:
     command_line = launcher(num_processes, *command)
-    return subprocess.run(command_line, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command_line, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,6 @@ def test_a_single_process_of_torchrun_is_the_same_run(digits: Path, tiny: Config
     done = subprocess.run(
         [*command, *train_command(digits, tmp_path / "torchrun")],
         env=ENVIRONMENT,
-        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -278,7 +277,7 @@ def start(num_processes: int, *command: str) -> subprocess.Popen[str]:
     """As `launch`, without waiting for its end; errors are in its output."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command_line = launcher(num_processes, *command)
-    return subprocess.Popen(command_line, env=ENVIRONMENT, cwd=ROOT, start_new_session=True, **pipes)
+    return subprocess.Popen(command_line, env=ENVIRONMENT, start_new_session=True, **pipes)
 
 
 def wait_for_metrics(process: subprocess.Popen[str], run: Path) -> None:

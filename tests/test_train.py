@@ -143,6 +143,25 @@ def test_resume_auto_starts_and_then_continues(digits: Path, tiny: Config, tmp_p
     assert train(tiny, digits, tmp_path / "run", resume="auto") == first  # nothing is left to do
 
 
+def test_what_a_nan_is_answered_with_can_be_done(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, short = tmp_path / "run", [*TINY, "start.method=none", "train.checkpoint_every=1"]
+    with monkeypatch.context() as patch, fresh_accelerate():
+        stop_after(9, patch)
+        with pytest.raises(Preempted):
+            train(load_config("digits", [*short, "train.precision=auto"]), digits, run)
+    said: list[str] = []
+    gentler = load_config("digits", [*short, "optim.lr=0.001"])
+    with fresh_accelerate():
+        last = train(gentler, digits, run, resume="must", checkpoint=list_checkpoints(run)[0], say=said.append)
+    state = read_state(last)
+    assert (state.step, state.precision, state.config.optim.lr) == (14, "fp32", 0.001)
+    assert [line for line in said if "from here on" in line] == [
+        "optim.lr is 0.001 from here on, and was 0.002",
+        "train.precision is 'fp32' from here on, and was 'auto'",
+    ]
+    assert load_config(str(run / "config.yaml")).optim.lr == 0.001  # a bare --resume goes on with it
+
+
 def test_resuming_with_other_settings_names_what_differs(digits: Path, tiny: Config, tmp_path: Path) -> None:
     train(tiny, digits, tmp_path / "run")
     other = load_config("digits", [*TINY, "loss.alpha=0.25"])
@@ -191,7 +210,10 @@ def test_a_loss_that_becomes_nan_stops_the_run_with_its_name_and_step(
         return losses._replace(loss_cluster=losses.loss_cluster * math.nan) if step == 8 else losses
 
     monkeypatch.setattr(TrainingStep, "__call__", poisoned)
-    with pytest.raises(ValueError, match=r"loss_cluster became nan at step 9; the last good checkpoint is .*000007"):
+    with pytest.raises(
+        ValueError,
+        match=r"loss_cluster became nan at step 9; continue with --resume .*000007 and a lower optim\.lr",
+    ):
         train(config, digits, tmp_path / "run")
 
 
@@ -275,7 +297,9 @@ def test_weights_that_are_not_finite_are_never_saved(
         return losses
 
     monkeypatch.setattr(TrainingStep, "__call__", poison_weights)
-    with pytest.raises(ValueError, match="prototypes became NaN or infinite by step 14; there is no checkpoint yet"):
+    with pytest.raises(
+        ValueError, match="prototypes became NaN or infinite by step 14; there is no checkpoint yet, so start"
+    ):
         train(tiny, digits, tmp_path / "run")
 
 

@@ -25,6 +25,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -235,9 +236,15 @@ def python(*arguments: str, seconds: float | None = None) -> subprocess.Complete
     """This interpreter, with this tree's code; for so many seconds at most."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=seconds
-    )
+    with tempfile.TemporaryDirectory() as elsewhere:  # runs/latest here stays as it is
+        return subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=elsewhere,
+            timeout=seconds,
+        )
 
 
 def tcc_fast(*arguments: str) -> float:
@@ -374,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := [name for name in chosen.parts if name not in PARTS]:
         parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
     results = load(chosen.out)
-    amount = sizes(chosen.quick, chosen.work)
+    amount = sizes(chosen.quick, chosen.work.resolve())
     results["about"] = {"machine": describe_machine(amount.device), "versions": versions(), "quick": chosen.quick}
     names = chosen.parts or list(PARTS)
 

@@ -40,7 +40,17 @@ SETTINGS = [
 
 def command(data: Path, run: Path, processes: int) -> list[str]:
     """The training that is killed; with ``--resume auto`` it starts, or goes on."""
-    train = ["-m", "tcc_fast", "train", "--config", "digits", "--data", str(data), "--out", str(run)]
+    train = [
+        "-m",
+        "tcc_fast",
+        "train",
+        "--config",
+        "digits",
+        "--data",
+        str(data.resolve()),
+        "--out",
+        str(run.resolve()),
+    ]
     train += ["--resume", "auto", *SETTINGS]
     if processes == 1:
         return [sys.executable, *train]
@@ -57,6 +67,7 @@ def start(data: Path, run: Path, processes: int) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
+            cwd=run.parent,  # so that runs/latest here stays as it is
         )
 
 

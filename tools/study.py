@@ -25,6 +25,7 @@ import queue
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,10 +47,10 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
     shutil.rmtree(run, ignore_errors=True)
     train = ["train", "--data", str(cell.data), f"seed={cell.seed}", *cell.overrides]
     started = time.perf_counter()
-    _call([*train, "--out", str(run)], environment)
+    _call([*train, "--data", str(cell.data.resolve()), "--out", str(run.resolve())], environment)
     seconds = time.perf_counter() - started
-    result = run.with_suffix(".json")
-    _call(["eval", "--ckpt", str(run), "--agreement", "--json", str(result)], environment)
+    result = run.with_suffix(".json").resolve()
+    _call(["eval", "--ckpt", str(run.resolve()), "--agreement", "--json", str(result)], environment)
     scores = json.loads(result.read_text(encoding="utf-8"))
     if scores["acc"] is None:
         raise RuntimeError(f"{cell.data} has no labels, so there is nothing to compare")
@@ -71,7 +72,8 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
 
 
 def _call(arguments: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(TCC_FAST + arguments, env=environment, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as elsewhere:  # runs/latest here stays as it is
+        done = subprocess.run(TCC_FAST + arguments, env=environment, cwd=elsewhere, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"tcc-fast {' '.join(arguments)}: {done.stderr.strip().splitlines()[-1:]}")
 

@@ -1,0 +1,67 @@
+"""How a GPU is told to compute: what needs none to be known."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from tcc_fast.computing import compile_mode, compiler_lacks, tune
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine on which a GPU's code can be compiled; the folder of Python's headers."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("shutil.which", lambda name: name if name == "gcc" else None)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    monkeypatch.delenv("CC", raising=False)
+    return tmp_path
+
+
+def test_auto_compiles_where_it_can(able: Path) -> None:
+    assert compiler_lacks(GPU) is None
+    assert compile_mode("auto", GPU, 1) == "on"
+    assert compile_mode("auto", GPU, 8) == "off"
+
+
+@pytest.mark.parametrize("lacking", ["capability", "Triton", "C compiler", "Python.h"])
+def test_auto_is_off_where_something_is_lacking_which_is_named(
+    lacking: str, able: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lacking == "capability":
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    if lacking == "Triton":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    if lacking == "C compiler":
+        monkeypatch.setattr("shutil.which", lambda name: None)
+    if lacking == "Python.h":
+        (able / "Python.h").unlink()
+    assert lacking in (compiler_lacks(GPU) or "")
+    assert compile_mode("auto", GPU, 1) == "off"
+    assert compile_mode("on", GPU, 1) == "on"  # what is asked for is tried
+
+
+def test_a_compiler_may_be_named_by_the_environment(able: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setenv("CC", "/opt/gcc")
+    assert compiler_lacks(GPU) is None
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("bf16", True)])
+def test_fp32_is_fp32_on_a_gpu_in_products_and_in_convolutions(
+    precision: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    tune(GPU, precision, compiled=True)
+    assert set_to == ["high" if rounds else "highest"]
+    assert torch.backends.cudnn.allow_tf32 is rounds
