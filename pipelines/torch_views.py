@@ -96,10 +96,11 @@ class _RestOfEpoch:
         return self.order.batches_per_epoch - self.position.batch
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """Launchers send SIGTERM to all processes of a run; the views are needed until its checkpoint is written. Workers
-    end by themselves when the process that feeds on them does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_signals(worker: int) -> None:
+    """Launchers send SIGTERM to all processes of a run, and terminals Ctrl-C; the views are needed until its checkpoint
+    is written. Workers end by themselves when the process that feeds on them does."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class TorchPipeline(Position):
@@ -137,7 +138,7 @@ class TorchPipeline(Position):
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=_outlive_sigterm,
+            worker_init_fn=_outlive_signals,
             generator=torch.Generator().manual_seed(order.seed),  # its own: the global one is not touched
         )
 

@@ -6,12 +6,12 @@ import os
 import sys
 
 from tcc_fast.cli import app
-from tcc_fast.preemption import EXIT_CODE, Preempted
+from tcc_fast.preemption import EXIT_CODES, Preempted
 
 
 def main() -> None:
     """Run the command line. What a user can mend is printed in one line, without a traceback; exit code 1.
-    A run that SIGTERM has stopped exits with 75, after writing a checkpoint."""
+    A run that SIGTERM has stopped exits with 75, one that Ctrl-C has with 130, both after writing a checkpoint."""
     try:
         app(prog_name="tcc-fast")
     except ValueError as error:
@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(1)
     except Preempted as stop:
         _say(str(stop))
-        sys.exit(EXIT_CODE)
+        sys.exit(EXIT_CODES[stop.by])
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(130)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -366,9 +367,10 @@ def _explain(error: ErrorDetails) -> str:
         section = key.rpartition(".")[0]
         there = [k for k in all_keys() if k.rpartition(".")[0] == section]
         return f"unknown config key {key!r}{hint}" + ("" if hint else f"; known here: {', '.join(there)}")
-    if error["type"] == "tuple_type" and isinstance(error["input"], str) and "," in error["input"]:
-        values = error["input"].strip(" ()").replace(" ", "")
-        return f"config key {key!r} is a list: write {key}=[{values}]"
+    if error["type"] == "tuple_type":
+        given = str(error["input"]).strip(" ()").replace(" ", "")
+        example = ",".join(f"{value:g}" for value in operator.attrgetter(key)(Config()))
+        return f"config key {key!r} is a list: write {key}=[{given if ',' in given else example}]"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if error["type"] == "value_error":  # raised by a validator above, and complete as it is

@@ -127,6 +127,9 @@ def evaluate(
     config, dataset, indices = trained.state.config, trained.dataset, trained.indices
     if agreement and (split != "all" or not trained.same_data):
         raise ValueError("--agreement is of all pictures of the data set trained on: leave out --split and --data")
+    all_labels = dataset.labels()
+    if linear_probe and all_labels is None:
+        raise ValueError(f"{dataset.path} has no labels, which --linear-probe needs: leave it out")
     image_size = config.data.image_size
     features, assignment = trained.embed(batch_size)
     predictions = assignment.argmax(dim=1).numpy()
@@ -136,9 +139,6 @@ def evaluate(
             lambda: _agreement(trained.model, dataset, config, trained.device, trained.bf16)
         )
     num_clusters = assignment.shape[1]
-    all_labels = dataset.labels()
-    if linear_probe and all_labels is None:
-        raise ValueError(f"{dataset.path} has no labels, which --linear-probe needs: leave it out")
     labels = None if all_labels is None else all_labels[indices.start : indices.stop]
 
     def kmeans(name: str) -> Scores | None:

@@ -1,9 +1,10 @@
-"""SIGTERM, by which schedulers announce that they will kill: a checkpoint, and an exit code that says so."""
+"""SIGTERM, by which schedulers announce that they will kill, and Ctrl-C: a checkpoint, and an exit code for each."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
 
-EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: start the same command again."""
+EXIT_CODES = {"SIGTERM": 75, "Ctrl-C": 130}
+"""EX_TEMPFAIL of sysexits.h: start the same command again; and what shells give for Ctrl-C."""
+ECHO = 2.0
+"""Seconds in which another Ctrl-C is the same one: launchers hand on theirs, which a terminal has told all already."""
 
 
 class Preempted(Exception):
@@ -21,41 +24,55 @@ class Preempted(Exception):
     Args:
         checkpoint: of the run.
         advice: how to go on, when it is not that run alone.
+        by: who asked, one of `EXIT_CODES`.
     """
 
-    def __init__(self, checkpoint: Path, advice: str = "continue with --resume") -> None:
-        super().__init__(f"stopped by SIGTERM; {advice}: everything is in {checkpoint}")
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Path, advice: str = "continue with --resume", by: str = "SIGTERM") -> None:
+        super().__init__(f"stopped by {by}; {advice}: everything is in {checkpoint}")
+        self.checkpoint, self.by = checkpoint, by
 
 
 class Preemption:
-    """Listens for SIGTERM while it is entered; without effect outside the main thread."""
+    """Listens for SIGTERM and Ctrl-C while it is entered; without effect outside the main thread.
+
+    A second Ctrl-C interrupts at once, as it does where nothing listens.
+    """
 
     def __init__(self, device: torch.device, agree_every: int) -> None:
         self.device, self.agree_every = device, agree_every
-        self.heard = False
-        self._before: Any = None
+        self.by: str | None = None
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+            self._before = {signal.SIGTERM: signal.signal(signal.SIGTERM, self._hear)}
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as by nohup
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._hear)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.heard = True
+        if self.by is None:
+            self.by, self._since = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C", time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > ECHO:
+            raise KeyboardInterrupt
+
+    def stopped(self, checkpoint: Path) -> Preempted:
+        """What to raise when a checkpoint is written."""
+        return Preempted(checkpoint, by=self.by or "SIGTERM")
 
     def agreed(self, step: int) -> bool:
         """Whether to stop after this step. Ranks hear it at different moments, so they ask each other now and then."""
         from tcc_fast.distributed import max_over_ranks_, world_size
 
         if world_size() == 1:
-            return self.heard
+            return self.by is not None
         if step % self.agree_every:
             return False
         import torch
 
-        return bool(max_over_ranks_(torch.tensor(int(self.heard), device=self.device)).item())
+        return bool(max_over_ranks_(torch.tensor(int(self.by is not None), device=self.device)).item())

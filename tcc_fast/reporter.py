@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -61,10 +64,21 @@ class Reporter:
         )
         stem = stem_advice(config.model.stem, config.data.image_size)
         queue = queue_advice(config.queue.instance_length, len(dataset))
-        for advice in filter(None, (stem, queue)):
+        size = dataset.manifest.geometry.size_advice(config.data.image_size)
+        for advice in filter(None, (stem, queue, size)):
             self.display.alarm(advice)
         if checkpoint:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Around a step that is compiled: says so, and leaves it out of the speed."""
+        self.say("compiling the step: minutes for a large network, once for each phase of a run")
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        self.log.leave_out(seconds)
+        self.say(f"compiled in {seconds:.0f} s")
 
     def report(self, epoch: int, lr: float) -> None:
         """Write a line on the steps since the last one, if there were any. Waits for the device.

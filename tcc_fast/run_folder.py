@@ -54,6 +54,8 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
 def _beginning(
     config: str | None, data: Path | None, out: Path | None, resume: str | None, overrides: list[str]
 ) -> Plan:
+    if resume == "auto" and out is None:
+        raise ValueError("--resume auto needs --out RUN: the folder to continue if it is there, or to start")
     if resume == "auto" and out is not None and (found := list_checkpoints(out)):
         config, data = config or _config_of(out), data or Path(read_state(found[-1]).dataset["path"])
     data = data or _only_dataset()
@@ -61,8 +63,6 @@ def _beginning(
     config = config or (name if name in built_in_names() else "folder")
     settings = load_config(config, overrides)
     if out is None:
-        if resume == "auto":
-            raise ValueError("--resume auto needs --out RUN: the folder to continue if it is there, or to start")
         out = RUNS / f"{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Plan(settings, data, out, "auto" if resume else "no", None)
 

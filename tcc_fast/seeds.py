@@ -58,7 +58,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
 
     Raises:
         ValueError: as `train`; or the plan continues a single run.
-        Preempted: SIGTERM came; start the same command again, with ``--resume auto`` and this folder.
+        Preempted: SIGTERM or Ctrl-C came; start the same command again, with ``--resume auto`` and this folder.
     """
     if plan.resume == "must":
         raise ValueError("--seeds starts several runs: to continue them, use --resume auto with --out")
@@ -77,7 +77,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
                 precision=precision,
             )
         except Preempted as stop:
-            raise Preempted(stop.checkpoint, how_to_continue_seeds(plan.run)) from None
+            raise Preempted(stop.checkpoint, how_to_continue_seeds(plan.run), stop.by) from None
         found[seed] = evaluate(run, plan.data, baselines=(), agreement=True).label_free
     ranking = rank_seeds(plan.run, found)
     if rank() == 0:

@@ -20,6 +20,7 @@ from tcc_fast.checkpoint import load_training, save_checkpoint
 from tcc_fast.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
+from tcc_fast.datasets.pool import default_workers
 from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
 from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
@@ -70,6 +71,11 @@ class Session:
         """What is computed in: `bf16` or `fp32`."""
         return "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32"
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the first step of each phase takes long, because it is compiled."""
+        return isinstance(self.training_step, CompiledStep)
+
     def start_prototypes(self) -> None:
         """Put μ and its twin where `start.method` finds clusters among un-augmented features. Once a run; waits."""
         self._average_statistics()
@@ -85,7 +91,9 @@ class Session:
             raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
         centres = torch.zeros_like(self.model.prototypes)
         if self.accelerator.is_main_process:
-            centres.copy_(find_centres(features, len(self.model.prototypes), self.config.start, self.config.seed))
+            threads = None if self.accelerator.device.type == "cpu" else default_workers()  # launchers leave them one
+            num_clusters, seed = len(self.model.prototypes), self.config.seed
+            centres.copy_(find_centres(features, num_clusters, self.config.start, seed, threads))
         from_main_(centres)
         self.model.set_prototypes(centres)
         self.training.twin.set_prototypes(centres)

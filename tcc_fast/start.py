@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -49,10 +50,8 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
         neighbours: of a picture in the graph, itself among them, by cosine; at most n are taken.
 
     Returns:
-        (K, d), means of unit features.
-
-    Raises:
-        ValueError: fewer clusters can be told apart, where many features are alike.
+        (K, d), means of unit features; with a warning those of a k-means, if fewer clusters can be told apart, where
+        many features are alike.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
     from sklearn.cluster import KMeans
@@ -77,12 +76,27 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
     _, vectors = eigsh(LinearOperator((n, n), matvec=walk, dtype=np.float64), k=count, which="LA", tol=1e-6, v0=begin)
     cluster = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(normalize(vectors)).labels_
     if (found := len(np.unique(cluster))) < num_clusters:
-        raise ValueError(f"only {found} clusters can be told apart at the start of the prototypes: ask for no more")
+        warnings.warn(
+            f"the graph of neighbours falls into {found} clusters only, where many pictures are alike, so the "
+            "prototypes start from a k-means",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return kmeans_centres(features, num_clusters, restarts, seed)
     return torch.from_numpy(np.stack([points[cluster == k].mean(axis=0) for k in range(num_clusters)])).float()
 
 
-def find_centres(features: Tensor, num_clusters: int, start: StartConfig, seed: int) -> Tensor:
-    """Centres by the configured method: (n, d) float32 on the CPU to (K, d). Errors as of the methods."""
-    if start.method == "spectral":
-        return spectral_centres(features, num_clusters, start.restarts, seed, start.neighbours)
-    return kmeans_centres(features, num_clusters, start.restarts, seed)
+def find_centres(
+    features: Tensor, num_clusters: int, start: StartConfig, seed: int, threads: int | None = None
+) -> Tensor:
+    """Centres by the configured method: (n, d) float32 on the CPU to (K, d).
+
+    ``threads``: how many may work, whatever OMP_NUM_THREADS says; None: as it says.
+    """
+    import sklearn.cluster  # noqa: F401  # its threads must be there to be counted
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(threads):
+        if start.method == "spectral":
+            return spectral_centres(features, num_clusters, start.restarts, seed, start.neighbours)
+        return kmeans_centres(features, num_clusters, start.restarts, seed)

@@ -35,12 +35,17 @@ class LossLog:
         self._scalars: list[Tensor] = []
         self._mean_pi: list[Tensor] = []
         self._sizes: list[Tensor] = []
-        self._since = time.perf_counter()
+        self._since, self._untimed = time.perf_counter(), 0
 
     def restart_clock(self) -> None:
         """Leave what has passed since the last reading out of the speed: the start of the prototypes, a checkpoint."""
         if not self._scalars:
             self._since = time.perf_counter()
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave these seconds and the step that took them out of the speed: it was compiled."""
+        self._since += seconds
+        self._untimed += 1
 
     def add_no_sync(self, losses: Losses) -> None:
         """Keep one step's losses."""
@@ -88,13 +93,14 @@ class LossLog:
         means = dict(zip(SCALARS, scalars.double().mean(dim=0).tolist(), strict=True))
         entropy_mean = -(mean_pi * mean_pi.clamp(min=1e-30).log()).sum().item()
         seconds = time.perf_counter() - self._since
+        timed = (len(table) - self._untimed) / len(table)  # 0 where every step was compiled: then there is no speed
         line = {
             **means,
             "entropy_mean": entropy_mean,
             "smallest_cluster": shares.min().item(),
             "largest_cluster": shares.max().item(),
             "empty_clusters": int((sizes == 0).sum()),
-            "images_per_second": images / seconds,
+            "images_per_second": timed * images / seconds,
         }
         self._clear()
         return line

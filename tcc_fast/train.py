@@ -6,6 +6,7 @@ Places where the host waits for the device are marked "sync".
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from tcc_fast.checkpoint_folder import drop_later_checkpoints, find_checkpoint, 
 from tcc_fast.config import Config
 from tcc_fast.distributed import decide, processes
 from tcc_fast.optim import learning_rate, set_learning_rate
-from tcc_fast.preemption import Preempted, Preemption
+from tcc_fast.preemption import Preemption
 from tcc_fast.reporter import Reporter
 from tcc_fast.run_lock import RunLock
 from tcc_fast.run_state import RunState, read_state
@@ -52,7 +53,7 @@ def train(
 
     Raises:
         ValueError: something the user can mend; says what to do.
-        Preempted: SIGTERM came; a checkpoint of that moment is there.
+        Preempted: SIGTERM or Ctrl-C came; a checkpoint of that moment is there.
     """
     processes()  # from here on, several of them know of each other
     with RunLock(run):
@@ -97,7 +98,7 @@ def _go_back(
 def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemption) -> Path | None:
     """Train to the end; returns the last checkpoint written."""
     config, pipeline, training_step = session.config, session.pipeline, session.training_step
-    newest, stopping = None, False
+    newest, stopping, compiling = None, False, session.compiled
 
     def save_now() -> Path:
         session.check_finite()
@@ -109,15 +110,18 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
                 reporter.say(f"start of the prototypes ({config.start.method}) after {session.step} steps")
                 session.start_prototypes()  # sync, once a run
                 reporter.restart_clock()
+                compiling = session.compiled
             lr = learning_rate(config.optim, session.step, session.total_steps)
             set_learning_rate(session.optimizer, lr)
-            reporter.add_no_sync(training_step(batch, session.step))
+            with reporter.compiling() if compiling else nullcontext():
+                reporter.add_no_sync(training_step(batch, session.step))
+            compiling = False
             session.step += 1
             if session.step % config.train.log_every == 0:
                 reporter.report(epoch, lr)  # sync
             stopping = preemption.agreed(session.step)
             if stopping and pipeline.state_dict()["batch"] < pipeline.batches_per_epoch:
-                raise Preempted(save_now())
+                raise preemption.stopped(save_now())
         ends = (epoch + 1) % config.train.checkpoint_every == 0 or epoch + 1 == config.train.epochs
         if ends:
             reporter.report(epoch, lr)  # sync; finds a NaN before it is saved
@@ -125,7 +129,7 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
             newest = session.save(run, {}, reporter.epoch_loss(epoch))  # sync
             reporter.restart_clock()
         if stopping and epoch + 1 < config.train.epochs:
-            raise Preempted(newest if ends and newest else save_now())
+            raise preemption.stopped(newest if ends and newest else save_now())
     return newest
 
 

@@ -266,7 +266,11 @@ def test_graphs_where_there_can_be_none_are_refused(device: str, processes: int)
 
 
 def test_a_run_with_compile_on_is_the_run_without(
-    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Path,
+    tiny: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From the first line to the checkpoint, with the k-means start between, which makes more of what rounding does."""
     counter, real = CompileCounterWithBackend("eager"), torch.compile
@@ -276,6 +280,8 @@ def test_a_run_with_compile_on_is_the_run_without(
         changed = tiny.model_copy(update={"train": tiny.train.model_copy(update={"compile": choice})})
         with fresh_accelerate():
             train(changed, digits, tmp_path / choice)
+        said = capsys.readouterr().out
+        assert said.count("compiling the step: ") == said.count("compiled in ") == (2 if choice == "on" else 0)
         lines = (tmp_path / choice / "metrics.jsonl").read_text().splitlines()
         losses[choice] = [json.loads(line)["loss"] for line in lines]
         assert counter.frame_count == (4 if choice == "on" else 0)

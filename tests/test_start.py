@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from tcc_fast.config import StartConfig
@@ -74,9 +75,25 @@ def test_spectral_clusters_may_be_chains() -> None:
     assert halved[:, :2].norm(dim=1).min() > 0.3
 
 
-def test_more_clusters_than_can_be_told_apart_are_refused() -> None:
-    with pytest.warns(ConvergenceWarning), pytest.raises(ValueError, match="only 1 clusters can be told apart"):
-        spectral_centres(torch.ones(2, 4), 2, 1, 0)
+def test_where_the_graph_has_too_few_clusters_a_k_means_starts_them() -> None:
+    """A run that has come so far is not lost."""
+    alike = torch.ones(2, 4)
+    told = pytest.warns(RuntimeWarning, match="into 1 clusters only, where many pictures are alike")
+    with pytest.warns(ConvergenceWarning), told:
+        found = spectral_centres(alike, 2, 1, 0)
+    with pytest.warns(ConvergenceWarning):
+        assert torch.equal(found, kmeans_centres(alike, 2, 1, 0))
+
+
+def test_more_threads_than_the_environment_says_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(*arguments: object) -> int:
+        return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
+
+    monkeypatch.setattr("tcc_fast.start.kmeans_centres", counted)
+    points, start = torch.ones(4, 2), StartConfig(method="kmeans")
+    assert find_centres(points, 2, start, 0) == 1  # as tests set it
+    assert find_centres(points, 2, start, 0, threads=2) == 2
+    assert find_centres(points, 2, start, 0) == 1
 
 
 def test_a_limit_takes_evenly_spread_images() -> None:

@@ -33,6 +33,23 @@ def test_a_line_is_the_mean_over_the_steps_since_the_last_one() -> None:
     assert len(log) == 0
 
 
+def test_a_step_that_was_compiled_counts_for_the_loss_but_not_for_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    log = LossLog()
+    for seconds, compiled in ((100.0, True), (0.5, False), (0.5, False)):
+        now[0] += seconds
+        log.add_no_sync(losses(seconds))
+        if compiled:
+            log.leave_out(seconds)
+    line = log.read(step=3, images=30)
+    assert line["loss"] == pytest.approx(101 / 3)
+    assert line["images_per_second"] == pytest.approx(20)  # 20 images in a second
+    log.add_no_sync(losses())
+    now[0] += 0.5
+    assert log.read(step=4, images=10)["images_per_second"] == pytest.approx(20)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_the_first_bad_step_and_its_part_are_named(bad: float) -> None:
     log = LossLog()

@@ -20,7 +20,7 @@ from tcc_fast.checkpoint_folder import list_checkpoints
 from tcc_fast.computing import resolve_precision
 from tcc_fast.config import Config, load_config
 from tcc_fast.evaluate import evaluate
-from tcc_fast.preemption import Preempted
+from tcc_fast.preemption import Preempted, Preemption
 from tcc_fast.run_state import read_state
 from tcc_fast.step import TrainingStep
 from tcc_fast.train import train
@@ -317,13 +317,15 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
         train(load_config("folder", ["train.precision=fp32", "train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
 
 
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, run: int = 0) -> None:
+def stop_after(
+    step: int, monkeypatch: pytest.MonkeyPatch, run: int = 0, number_of_signal: int = signal.SIGTERM
+) -> None:
     """SIGTERM comes while this step is taken, counted from 1, of the first run or a later one of the process."""
     one_step, begun = TrainingStep.__call__, itertools.count(-run)
 
     def announced(self: TrainingStep, batch: Any, number: int) -> Any:
         if number == step - 1 and next(begun) == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number_of_signal)
         return one_step(self, batch, number)
 
     monkeypatch.setattr(TrainingStep, "__call__", announced)
@@ -367,6 +369,44 @@ def test_a_run_that_sigterm_has_stopped_goes_on_as_if_nothing_had_happened(
     assert without_speed(read_metrics(tmp_path / "calm")) == without_speed(read_metrics(tmp_path / "stopped"))
 
 
+def test_ctrl_c_loses_nothing(digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny, digits, tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        stop_after(10, patch, number_of_signal=signal.SIGINT)
+        with pytest.raises(Preempted, match=r"stopped by Ctrl-C; continue with --resume") as stop:
+            train(tiny, digits, tmp_path / "stopped")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert read_state(stop.value.checkpoint).step == 10
+    train(tiny, digits, tmp_path / "stopped", resume="auto")
+    assert_same_checkpoints(*(list_checkpoints(tmp_path / name)[-1] for name in ("calm", "stopped")))
+
+
+def test_a_second_ctrl_c_interrupts_at_once_unless_it_is_an_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with Preemption(torch.device("cpu"), 1) as preemption:
+        assert not preemption.agreed(1)
+        signal.raise_signal(signal.SIGINT)
+        now[0] += 1.0
+        signal.raise_signal(signal.SIGINT)  # a launcher's
+        assert preemption.agreed(1)
+        now[0] += 1.5
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by nohup."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Preemption(torch.device("cpu"), 1) as preemption:
+            signal.raise_signal(signal.SIGINT)
+            assert not preemption.agreed(1)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_sigterm_at_the_last_step_changes_nothing(
     digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,14 +414,17 @@ def test_sigterm_at_the_last_step_changes_nothing(
     assert read_state(train(tiny, digits, tmp_path / "run")).step == 14
 
 
-def test_a_preempted_command_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("by", "code"), [("SIGTERM", 75), ("Ctrl-C", 130)])
+def test_a_preempted_command_has_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by: str, code: int
+) -> None:
     def stop(**options: object) -> None:
-        raise Preempted(tmp_path)
+        raise Preempted(tmp_path, by=by)
 
     monkeypatch.setattr(__main__, "app", stop)
     with pytest.raises(SystemExit) as left:
         __main__.main()
-    assert left.value.code == 75
+    assert left.value.code == code
 
 
 def test_the_checkpoint_with_the_lowest_loss_stays_and_is_linked(digits: Path, tmp_path: Path) -> None:

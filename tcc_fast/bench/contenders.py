@@ -11,6 +11,7 @@ from torch import Tensor
 from tcc_fast.batch import Pipeline
 from tcc_fast.bench.decoding import open_decoding
 from tcc_fast.bench.rounds import Source
+from tcc_fast.computing import compile_mode
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
@@ -101,7 +102,8 @@ def open_pipeline_source(task: Task, name: str) -> Source:
     data = task.config.data.model_copy(update={"pipeline": name})
     config = task.config.model_copy(update={"data": data})
     choice = choose_pipeline(task.dataset, config, task.device)
-    pipeline = open_backend(name, task.dataset, config, task.device, task.order(), task.dtype)
+    compiled = compile_mode(config.train.compile, task.device, 1) != "off"  # views are made as training makes them
+    pipeline = open_backend(name, task.dataset, config, task.device, task.order(), task.dtype, compiled)
     stride = max(1, task.threads) if name == "torch" else 1
     return Source(_count_pictures(pipeline), choice.reason, ahead(name, task.threads), stride, pipeline.close)
 

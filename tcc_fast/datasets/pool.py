@@ -55,9 +55,9 @@ def store_items(items: Iterable[Item], recipe: Recipe, workers: int) -> Generato
 
 
 def default_workers() -> int:
-    """The processor cores that this process may use, at most 16."""
+    """This process's share of the processor cores that it may use, at most 16: ranks on one machine share them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)
+    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))), 16)
 
 
 def _next_results(
