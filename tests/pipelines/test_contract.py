@@ -293,15 +293,16 @@ def test_close_ends_the_workers_after_one_has_failed(
     assert caught.traceback  # it still refers to the iterator
 
 
-def test_workers_outlive_sigterm_which_announces_a_checkpoint(pipeline: Any, photos: Path) -> None:
-    """Launchers send it to all processes of a run."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_workers_outlive_what_announces_a_checkpoint(pipeline: Any, photos: Path, number: int) -> None:
+    """Launchers and terminals send it to all processes of a run."""
     before = set(multiprocessing.active_children())
     expected = list(pipeline(photos, *TORCH_2))
     made = pipeline(photos, *TORCH_2)
     iterator = iter(made)
     found = [next(iterator), next(iterator)]  # both workers are at work
     for worker in set(multiprocessing.active_children()) - before:
-        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, number)
     time.sleep(0.2)
     found += iterator
     assert same_batches(found, expected)
