@@ -182,7 +182,7 @@ def test_what_must_hold(page: ModuleType, changed: dict[str, Any], expected: lis
 
 def test_on_a_gpu_goals_are_judged_and_failures_are_said(page: ModuleType) -> None:
     machine = {"cpu": "a", "cores": 16, "gpu": "NVIDIA H200"}
-    about = {"machine": machine, "versions": {"torch": "2.11.0", "FFCV": None}, "quick": False}
+    about = {"machine": machine, "versions": {"torch": "2.11.0", "FFCV": None}, "quick": False, "lacking": None}
     failed = {"failed": "RuntimeError: out of memory", "date": "today", "took": 3.2}
     share = {"median": 0.01, "min": 0.01, "max": 0.01}
     memory = {"share": share, "results": {}, "skipped": {}, "date": "today", "took": 60.0}
@@ -193,6 +193,9 @@ def test_on_a_gpu_goals_are_judged_and_failures_are_said(page: ModuleType) -> No
     assert "- **failed**: RuntimeError: out of memory" in text
     assert "torch 2.11.0" in text
     assert "FFCV" not in text
+    assert "for want of" not in text
+    text = page.report({"about": about | {"lacking": "a C compiler"}}, "2026-01-01", PARTS)
+    assert "**Nothing was compiled, for want of a C compiler.**" in text
 
 
 def test_a_part_that_fails_is_a_finding(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,8 @@ def report(results: dict[str, Any], date: str, parts: Iterable[str]) -> str:
     lines = [f"# One GPU, {date}", ""]
     if machine["gpu"] is None:
         lines += ["**No GPU was there: these are figures of a CPU, which say nothing of the goals.**", ""]
+    if about["lacking"]:
+        lines += [f"**Nothing was compiled, for want of {about['lacking']}.**", ""]
     if about["quick"]:
         lines += ["**Quick: sizes are small, to see that every part runs. No figure here means anything.**", ""]
     lines += [

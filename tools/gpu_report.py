@@ -57,7 +57,7 @@ from tcc_fast.bench.stepping import (
     step_openers,
 )
 from tcc_fast.bench.verify import WINDOW, deviation, loss_curve, watch
-from tcc_fast.computing import compile_mode, resolve_precision, tune
+from tcc_fast.computing import compile_mode, compiler_lacks, resolve_precision, tune
 from tcc_fast.config import Config, DataConfig, ModelConfig, QueueConfig, TrainConfig, load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
@@ -382,7 +382,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
     results = load(chosen.out)
     amount = sizes(chosen.quick, chosen.work.resolve())
+    lacking = compiler_lacks(amount.device) if amount.device.type == "cuda" else None
     results["about"] = {"machine": describe_machine(amount.device), "versions": versions(), "quick": chosen.quick}
+    results["about"] |= {"lacking": lacking}
     names = chosen.parts or list(PARTS)
 
     def keep(found: dict[str, Any]) -> None:
