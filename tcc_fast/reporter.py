@@ -28,6 +28,7 @@ class Reporter:
         self.display = Display(session.total_steps, session.config.train.epochs, session.step, active=self.main)
         self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
         self.restart_clock = self.log.restart_clock
+        self._compiling = False
 
     def __enter__(self) -> Reporter:
         config = self.session.config
@@ -70,15 +71,25 @@ class Reporter:
         if checkpoint:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
 
+    def expect_compiling(self) -> None:
+        """The next step is the first of a phase: if steps are compiled, say why it takes so long."""
+        self._compiling = self.session.compiled and self.session.step < self.session.total_steps
+        if self._compiling:
+            self.say("compiling the step: minutes for a large network, once for each phase of a run")
+
     @contextmanager
-    def compiling(self) -> Iterator[None]:
-        """Around a step that is compiled: says so, and leaves it out of the speed."""
-        self.say("compiling the step: minutes for a large network, once for each phase of a run")
+    def timed(self) -> Iterator[None]:
+        """Around a step, to leave one that is compiled out of the speed."""
+        if not self._compiling:
+            yield
+            return
+        self.restart_clock()  # the views of the first batch were compiled, too
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
         self.log.leave_out(seconds)
         self.say(f"compiled in {seconds:.0f} s")
+        self._compiling = False
 
     def report(self, epoch: int, lr: float) -> None:
         """Write a line on the steps since the last one, if there were any. Waits for the device.

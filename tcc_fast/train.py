@@ -6,7 +6,6 @@ Places where the host waits for the device are marked "sync".
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -98,24 +97,24 @@ def _go_back(
 def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemption) -> Path | None:
     """Train to the end; returns the last checkpoint written."""
     config, pipeline, training_step = session.config, session.pipeline, session.training_step
-    newest, stopping, compiling = None, False, session.compiled
+    newest, stopping = None, False
 
     def save_now() -> Path:
         session.check_finite()
         return session.save(run, reporter.log.tensors(), loss=None)
 
+    reporter.expect_compiling()
     while (epoch := pipeline.state_dict()["epoch"]) < config.train.epochs:
         for batch in pipeline:
             if session.step == training_step.start_step > 0:
                 reporter.say(f"start of the prototypes ({config.start.method}) after {session.step} steps")
                 session.start_prototypes()  # sync, once a run
                 reporter.restart_clock()
-                compiling = session.compiled
+                reporter.expect_compiling()
             lr = learning_rate(config.optim, session.step, session.total_steps)
             set_learning_rate(session.optimizer, lr)
-            with reporter.compiling() if compiling else nullcontext():
+            with reporter.timed():
                 reporter.add_no_sync(training_step(batch, session.step))
-            compiling = False
             session.step += 1
             if session.step % config.train.log_every == 0:
                 reporter.report(epoch, lr)  # sync
