@@ -12,22 +12,36 @@ from tcc_fast.preemption import EXIT_CODES, Preempted
 def main() -> None:
     """Run the command line. What a user can mend is printed in one line, without a traceback; exit code 1.
     A run that SIGTERM has stopped exits with 75, one that Ctrl-C has with 130, both after writing a checkpoint."""
+    code = _run()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # At once: a thread of gloo that still held a tensor would abort a process that Python is about to leave.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command."""
     try:
         app(prog_name="tcc-fast")
+    except SystemExit as end:  # how commands end, also good ones
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ValueError as error:
         if not _main_says_it(error):
             _say(str(error))
-        sys.exit(1)
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _say(f"{where}{error.strerror or error}")
-        sys.exit(1)
+        return 1
     except Preempted as stop:
         _say(str(stop))
-        sys.exit(EXIT_CODES[stop.by])
+        return EXIT_CODES[stop.by]
     except KeyboardInterrupt:
         _say("interrupted")
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def _main_says_it(error: ValueError) -> bool:

@@ -10,6 +10,7 @@ rounding hands to another cluster of a k-means moves the keys by 1e-3.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,3 +102,4 @@ def _go_on(data: Path, folder: Path, steps: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     go_on(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    os._exit(0)  # as `python -m tcc_fast` does, and for the same reason

@@ -7,6 +7,7 @@ Where ranks have batch norms of their own, a single process normalises 2 or 4 pa
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -167,3 +168,4 @@ def run(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run(Path(sys.argv[1]))
+    os._exit(0)  # as `python -m tcc_fast` does, and for the same reason
