@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -16,6 +17,9 @@ EXIT_CODES = {"SIGTERM": 75, "Ctrl-C": 130}
 """EX_TEMPFAIL of sysexits.h: start the same command again; and what shells give for Ctrl-C."""
 ECHO = 2.0
 """Seconds in which another Ctrl-C is the same one: launchers hand on theirs, which a terminal has told all already."""
+
+WORD = b"\ntcc-fast: stopping after this step, with a checkpoint; Ctrl-C again stops at once, without one\n"
+"""The answer to Ctrl-C."""
 
 
 class Preempted(Exception):
@@ -57,6 +61,8 @@ class Preemption:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.by is None:
+            if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+                os.write(2, WORD)  # whatever print was interrupted: a step that is compiled takes minutes
             self.by, self._since = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C", time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._since > ECHO:
             raise KeyboardInterrupt

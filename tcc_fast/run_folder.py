@@ -54,10 +54,11 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
 def _beginning(
     config: str | None, data: Path | None, out: Path | None, resume: str | None, overrides: list[str]
 ) -> Plan:
-    if resume == "auto" and out is None:
-        raise ValueError("--resume auto needs --out RUN: the folder to continue if it is there, or to start")
-    if resume == "auto" and out is not None and (found := list_checkpoints(out)):
-        config, data = config or _config_of(out), data or Path(read_state(found[-1]).dataset["path"])
+    if resume == "auto":
+        if out is None:
+            raise ValueError("--resume auto needs --out RUN: the folder to continue if it is there, or to start")
+        if found := list_checkpoints(out):
+            config, data = config or _config_of(out), data or Path(read_state(found[-1]).dataset["path"])
     data = data or _only_dataset()
     name = read_manifest(data)[0].name
     config = config or (name if name in built_in_names() else "folder")

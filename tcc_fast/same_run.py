@@ -19,8 +19,6 @@ _FREE_KEYS = (
     "train.keep_checkpoints",
     "train.tensorboard",
 )
-
-
 # What may be changed on purpose, to save a run that goes wrong; it is then no longer the run that was begun.
 _CHANGEABLE_KEYS = ("optim.lr", "train.precision", "train.compile")
 

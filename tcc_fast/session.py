@@ -179,7 +179,6 @@ def open_session(
     device = accelerator.device
     dataset = open_dataset(data)
     config = with_num_clusters(config, dataset)
-    assert config.model.num_clusters is not None
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
@@ -193,7 +192,6 @@ def open_session(
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
-
     start_step = pipeline.batches_per_epoch * config.start_epoch
     training, training_step = _build_training(config, accelerator, compiling, start_step)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)

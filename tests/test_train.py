@@ -369,12 +369,15 @@ def test_a_run_that_sigterm_has_stopped_goes_on_as_if_nothing_had_happened(
     assert without_speed(read_metrics(tmp_path / "calm")) == without_speed(read_metrics(tmp_path / "stopped"))
 
 
-def test_ctrl_c_loses_nothing(digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_answered_and_loses_nothing(
+    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     train(tiny, digits, tmp_path / "calm")
     with monkeypatch.context() as patch:
         stop_after(10, patch, number_of_signal=signal.SIGINT)
         with pytest.raises(Preempted, match=r"stopped by Ctrl-C; continue with --resume") as stop:
             train(tiny, digits, tmp_path / "stopped")
+    assert "stopping after this step, with a checkpoint" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert read_state(stop.value.checkpoint).step == 10
     train(tiny, digits, tmp_path / "stopped", resume="auto")

@@ -237,14 +237,8 @@ def python(*arguments: str, seconds: float | None = None) -> subprocess.Complete
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as elsewhere:  # runs/latest here stays as it is
-        return subprocess.run(
-            [sys.executable, *arguments],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=elsewhere,
-            timeout=seconds,
-        )
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=elsewhere, timeout=seconds)
 
 
 def tcc_fast(*arguments: str) -> float:
@@ -383,8 +377,8 @@ def main(arguments: list[str] | None = None) -> None:
     results = load(chosen.out)
     amount = sizes(chosen.quick, chosen.work.resolve())
     lacking = compiler_lacks(amount.device) if amount.device.type == "cuda" else None
-    results["about"] = {"machine": describe_machine(amount.device), "versions": versions(), "quick": chosen.quick}
-    results["about"] |= {"lacking": lacking}
+    machine = describe_machine(amount.device)
+    results["about"] = {"machine": machine, "versions": versions(), "quick": chosen.quick, "lacking": lacking}
     names = chosen.parts or list(PARTS)
 
     def keep(found: dict[str, Any]) -> None:

@@ -40,17 +40,8 @@ SETTINGS = [
 
 def command(data: Path, run: Path, processes: int) -> list[str]:
     """The training that is killed; with ``--resume auto`` it starts, or goes on."""
-    train = [
-        "-m",
-        "tcc_fast",
-        "train",
-        "--config",
-        "digits",
-        "--data",
-        str(data.resolve()),
-        "--out",
-        str(run.resolve()),
-    ]
+    where = ["--data", str(data.resolve()), "--out", str(run.resolve())]
+    train = ["-m", "tcc_fast", "train", "--config", "digits", *where]
     train += ["--resume", "auto", *SETTINGS]
     if processes == 1:
         return [sys.executable, *train]

@@ -43,14 +43,14 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     code = hashlib.sha256(repr(cell.key()).encode()).hexdigest()[:12]
-    run = folder / "work" / f"{cell.data.name}-{code}"
+    run = folder.resolve() / "work" / f"{cell.data.name}-{code}"
     shutil.rmtree(run, ignore_errors=True)
-    train = ["train", "--data", str(cell.data), f"seed={cell.seed}", *cell.overrides]
+    settings = [f"seed={cell.seed}", *cell.overrides]
     started = time.perf_counter()
-    _call([*train, "--data", str(cell.data.resolve()), "--out", str(run.resolve())], environment)
+    _call(["train", "--data", str(cell.data.resolve()), *settings, "--out", str(run)], environment)
     seconds = time.perf_counter() - started
-    result = run.with_suffix(".json").resolve()
-    _call(["eval", "--ckpt", str(run.resolve()), "--agreement", "--json", str(result)], environment)
+    result = run.with_suffix(".json")
+    _call(["eval", "--ckpt", str(run), "--agreement", "--json", str(result)], environment)
     scores = json.loads(result.read_text(encoding="utf-8"))
     if scores["acc"] is None:
         raise RuntimeError(f"{cell.data} has no labels, so there is nothing to compare")
@@ -67,7 +67,7 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
         "threads": threads,
         **{name: scores[name] for name in ("acc", "nmi", "ari", "n", "clusters_used", "kmeans_features")},
         "label_free": scores["label_free"] | {name: last[name] for name in ("loss", "loss_instance", "entropy")},
-        "command": f"tcc-fast {' '.join(train)}",
+        "command": f"tcc-fast train --data {cell.data} {' '.join(settings)}",
     }
 
 
