@@ -36,6 +36,8 @@ def find_checkpoint(where: str | Path) -> Path:
         return find_checkpoint(path / BEST)
     if not path.exists():
         raise ValueError(f"no checkpoint at {path}: the folder does not exist")
+    if seeds := sorted(path.glob("seed-*/checkpoints")):
+        raise ValueError(f"{path} holds several seeds, of which none is chosen yet: name one, as {seeds[0].parent}")
     raise ValueError(
         f"no checkpoint at {path}: expected a run (with checkpoints/step-*/) or one of its checkpoint folders"
     )

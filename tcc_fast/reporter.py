@@ -73,6 +73,8 @@ class Reporter:
 
     def expect_compiling(self) -> None:
         """The next step is the first of a phase: if steps are compiled, say why it takes so long."""
+        if self._compiling:
+            return  # said already: the run goes on exactly where a phase begins
         self._compiling = self.session.compiled and self.session.step < self.session.total_steps
         if self._compiling:
             self.say("compiling the step: minutes for a large network, once for each phase of a run")

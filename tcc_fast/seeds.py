@@ -73,7 +73,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
                 plan.data,
                 run,
                 plan.resume,
-                on_start=lambda run=run: point_latest_at(run),  # type: ignore[misc]
+                on_start=lambda: point_latest_at(plan.run),
                 precision=precision,
             )
         except Preempted as stop:
@@ -82,7 +82,6 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
     ranking = rank_seeds(plan.run, found)
     if rank() == 0:
         _write(plan.run, ranking)
-        point_latest_at(ranking.best)
         for seed, values in ranking.label_free.items():
             chosen = "  ← best, by the silhouette" if plan.run / f"seed-{seed}" == ranking.best else ""
             say(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()) + chosen)

@@ -127,7 +127,7 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
             session.check_finite()  # sync: a checkpoint never holds NaN
             newest = session.save(run, {}, reporter.epoch_loss(epoch))  # sync
             reporter.restart_clock()
-        if stopping and epoch + 1 < config.train.epochs:
+        if stopping:
             raise preemption.stopped(newest if ends and newest else save_now())
     return newest
 

@@ -38,7 +38,8 @@ def test_seeds_are_trained_ranked_linked_and_not_trained_again(
     assert {read_state(find_checkpoint(plan.run / f"seed-{seed}")).config.seed for seed in (2, 4)} == {2, 4}
     values = {seed: scores["silhouette"] for seed, scores in ranking.label_free.items()}
     best = max(values, key=lambda seed: values[seed])
-    assert ranking.best == (plan.run / "best").resolve() == (tmp_path / "runs" / "latest").resolve()
+    assert ranking.best == (plan.run / "best").resolve()
+    assert plan.run == (tmp_path / "runs" / "latest").resolve()
     assert json.loads((plan.run / "seeds.json").read_text())["best"] == f"seed-{best}"
     assert len([line for line in said if "best, by the silhouette" in line]) == 1
     assert find_checkpoint(plan.run).resolve().is_relative_to(plan.run / f"seed-{best}")  # what `eval --ckpt` takes
@@ -48,25 +49,34 @@ def test_seeds_are_trained_ranked_linked_and_not_trained_again(
     assert {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")} == before
 
 
-@pytest.mark.parametrize("stopped", [0, 1], ids=["in the first", "in the second"])
+@pytest.mark.parametrize(
+    ("stopped", "step"), [(0, 10), (1, 10), (0, 14)], ids=["in the first", "in the second", "at the end of the first"]
+)
 def test_what_sigterm_has_stopped_goes_on_with_all_seeds_as_it_advises(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int, step: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["train", "--data", str(digits), *TINY, "start.method=none", "--seeds", "4,2"]
     advice = "continue all seeds with the same command and --resume auto --out several"
     with monkeypatch.context() as patch:
-        stop_after(10, patch, run=stopped)
+        stop_after(step, patch, run=stopped)
         where = f"everything is in several/seed-{[4, 2][stopped]}/"
         with pytest.raises(Preempted, match=f"stopped by SIGTERM; {advice}: {where}"):
             type_in(*command, "--out", "several")
-    for mistake in (["--resume", "several"], ["--resume", "auto", "--out", "several"], ["--out", "several"]):
+    for mistake in (
+        ["--resume", "several"],
+        ["--resume", "latest"],
+        ["--resume", "auto", "--out", "several"],
+        ["--out", "several"],
+    ):
         with pytest.raises(ValueError, match=f"several holds several seeds, not a single run: {advice}"):
             type_in("train", "--data", str(digits), *TINY, "start.method=none", *mistake)
+    with pytest.raises(ValueError, match=f"none is chosen yet: name one, as several/seed-{[4, 2][stopped]}"):
+        type_in("eval", "--ckpt", "latest")
     assert sorted(path.name for path in Path("several").glob("[!.]*")) == ["seed-2", "seed-4"][1 - stopped :]
 
     printed = type_in(*command, "--resume", "auto", "--out", "several")
-    assert "at step 10 of 14" in printed
+    assert f"at step {step} of 14" in printed
     assert printed.count("best, by the silhouette") == 1
     assert sorted(json.loads(Path("several/seeds.json").read_text())["label_free"]) == ["2", "4"]
     assert all(read_state(find_checkpoint(f"several/seed-{seed}")).step == 14 for seed in (2, 4))

@@ -410,11 +410,16 @@ def test_where_ctrl_c_is_ignored_it_stays_so(monkeypatch: pytest.MonkeyPatch) ->
         signal.signal(signal.SIGINT, before)
 
 
-def test_sigterm_at_the_last_step_changes_nothing(
+def test_sigterm_at_the_last_step_stops_what_would_come_after_the_run(
     digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(14, monkeypatch)
-    assert read_state(train(tiny, digits, tmp_path / "run")).step == 14
+    """Such as the next seed. To continue it is to find it complete."""
+    with monkeypatch.context() as patch:
+        stop_after(14, patch)
+        with pytest.raises(Preempted) as stop:
+            train(tiny, digits, tmp_path / "run")
+    assert read_state(stop.value.checkpoint).step == 14
+    assert train(tiny, digits, tmp_path / "run", resume="auto") == stop.value.checkpoint
 
 
 @pytest.mark.parametrize(("by", "code"), [("SIGTERM", 75), ("Ctrl-C", 130)])
