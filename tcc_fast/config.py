@@ -1,9 +1,9 @@
 """Typed, validated settings of a run.
 
 Defaults are the literal method: the paper's equations, and where the paper's equations give no number, the
-first author's public prototype. Each field says where its default comes from (paper, prototype, MiCE, ours).
-What is not in the equations is marked "addition" and is off by default. A file in ``configs/`` holds only its
-departures from these defaults, each with its reason.
+first author's public prototype. Each setting of the method says where its default comes from (paper, prototype,
+MiCE, ours). What is not in the equations is marked "addition" and is off by default. A file in ``configs/`` holds only
+its departures from these defaults, each with its reason.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """The two-view recipe, in torchvision's meaning of each word and in this order. Origin: prototype."""
+    """The two-view recipe, in torchvision's meaning of each word and in this order. The order is ours."""
 
     rotation: float = Field(0.0, ge=0, le=180)
     """RandomAffine: rotation in degrees, drawn from [-x, x]. Addition."""
@@ -61,25 +61,26 @@ class AugmentConfig(Section):
     zoom: tuple[float, float] = (1.0, 1.0)
     """RandomAffine: scale factor, drawn from this range; below 1 shows a black border. Addition."""
     crop_area: tuple[float, float] = (0.2, 1.0)
-    """RandomResizedCrop: fraction of the picture's area."""
+    """RandomResizedCrop: fraction of the picture's area. Origin: prototype."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """RandomResizedCrop: aspect ratio (width / height), log-uniform."""
+    """RandomResizedCrop: aspect ratio (width / height), log-uniform. Origin: prototype."""
     flip: Fraction = 0.5
-    """Probability of a horizontal flip. 0 for anything that has a reading direction."""
+    """Probability of a horizontal flip. 0 for anything that has a reading direction. Origin: prototype."""
     jitter: Fraction = 1.0
-    """Probability of the colour jitter (its four parts in random order)."""
+    """Probability of the colour jitter (its four parts in random order). Origin: prototype."""
     brightness: float = Field(0.4, ge=0, le=1)
-    """ColorJitter: factor from [1 - x, 1 + x]."""
+    """ColorJitter: factor from [1 - x, 1 + x]. Origin: prototype."""
     contrast: float = Field(0.4, ge=0, le=1)
-    """ColorJitter: factor from [1 - x, 1 + x], about the picture's own mean grey."""
+    """ColorJitter: factor from [1 - x, 1 + x], about the picture's own mean grey. Origin: prototype."""
     saturation: float = Field(0.4, ge=0, le=1)
-    """ColorJitter: factor from [1 - x, 1 + x]."""
+    """ColorJitter: factor from [1 - x, 1 + x]. Origin: prototype."""
     hue: float = Field(0.4, ge=0, le=0.5)
-    """ColorJitter: shift from [-x, x] turns."""
+    """ColorJitter: shift from [-x, x] turns. Origin: prototype."""
     grey: Fraction = 0.2
-    """Probability of RandomGrayscale."""
+    """Probability of RandomGrayscale. Origin: prototype."""
     blur: Fraction = 0.0
-    """Probability of GaussianBlur, sigma from [0.1, 2] px, kernel about a tenth of the image. Origin of use: CC."""
+    """Probability of GaussianBlur, sigma from [0.1, 2] px, kernel about a tenth of the image. Origin: CC, on the
+    ImageNet subsets; off: prototype."""
 
     @property
     def has_affine(self) -> bool:
@@ -101,28 +102,28 @@ class ModelConfig(Section):
     """The network: encoder, prototypes, and the heads of equations (3) and (7)."""
 
     num_clusters: int | None = Field(None, ge=2)
-    """K. Empty: the number of classes in the data set, when it has labels."""
+    """K. Empty: the number of classes in the data set, when it has labels. Origin: paper."""
     backbone: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet34"
-    """Encoder. `resnet_small`: three stages of one block, for CPUs. Default: prototype."""
+    """Encoder. `resnet_small`: three stages of one block, for CPUs. Origin: prototype."""
     width: int = Field(16, ge=1)
-    """Of `resnet_small`: channels of its first stage; the others have 2 and 4 times as many."""
+    """Of `resnet_small`: channels of its first stage; the others have 2 and 4 times as many. Origin: ours."""
     stem: Literal["3x3", "7x7"] = "3x3"
-    """First layer: 3×3 at full resolution (small images; prototype), or 7×7 with stride 2 and pooling."""
+    """First layer: 3×3 at full resolution, for small images, or 7×7 with stride 2 and pooling. Origin: prototype."""
     feature_dim: int = Field(128, ge=2)
     """d, the dimension of f. Origin: prototype, MiCE."""
     normalize_features: bool = True
-    """Divide f by its L2 norm before (3). The equations do not say; origin: prototype, MiCE."""
+    """Divide f by its L2 norm, in (3), (4) and (7). The equations do not say; origin: prototype, MiCE."""
     normalize_prototypes: bool = True
     """Use μ divided by its L2 norm in (3). The equations do not say; origin: prototype, MiCE."""
     prototype_init: Literal["simplex", "orthogonal", "normal"] = "simplex"
-    """Initial μ: maximally separated centres (prototype, MiCE), orthonormal rows, or normal draws."""
+    """Initial μ: maximally separated centres, orthonormal rows, or normal draws. Origin: prototype, MiCE."""
     condition_on_cluster: bool = True
-    """e = f + NN(c) as in (7); false: e = f."""
+    """e = f + NN(c) as in (7), the paper; false: e = f."""
     feature_batch_norm: bool = False
     """Addition: batch norm without scale and shift on f, before its L2 norm. Without it f starts almost constant."""
     sync_batch_norm: bool = True
     """With several processes: batch norm over the global batch, so that their number changes nothing. False: each
-    process normalises by its own part, which is faster, and another method."""
+    process normalises by its own part, which is faster, and another method. Origin: ours."""
     assignment_temperature: Positive = 1.0
     """Addition: π = softmax(μᵀf / this). 1 is equation (3); with unit f and μ it cannot leave near-uniform π."""
 
@@ -143,11 +144,11 @@ class LossConfig(Section):
     temperature: Positive = 1.0
     """τ of (7), and of (5) unless `temperature_cluster` is set. Origin: prototype, MiCE."""
     temperature_cluster: Positive | None = None
-    """A τ of its own for (5); empty: the same."""
+    """A τ of its own for (5); empty: the same, as in the paper."""
     kl_weight: float = Field(1.0, ge=0)
     """Weight of KL(π || uniform) in (8). 1 is the literal equation; less is an addition."""
     gumbel: bool = True
-    """Draw c by Gumbel-softmax; false: c = π."""
+    """Draw c by Gumbel-softmax, as the paper; false: c = π."""
     gumbel_temperature: Positive = 0.3
     """λ. Origin: prototype."""
     swap_weight: float = Field(0.0, ge=0)
@@ -157,9 +158,10 @@ class LossConfig(Section):
     """Of that balanced assignment, as `assignment_temperature` is of π. Origin: SwAV."""
     swap_neighbours: int = Field(1, ge=1)
     """The twin's assignment there is the mean over so many nearest neighbours in the batch, the image itself among
-    them. 1: the image's own."""
+    them: an addition. 1: the image's own."""
     cluster_track: bool = True
-    """False removes all that needs π (equation 5, NN(c), KL): plain instance contrast, to compare with."""
+    """True: the paper. False removes all that needs π (equation 5, NN(c), KL): plain instance contrast, to compare
+    with."""
     symmetric: bool = False
     """Addition: also contrast view 2 (online) with view 1 (momentum), and average: twice the forward work."""
 
@@ -168,7 +170,8 @@ class QueueConfig(Section):
     """The momentum queues P and Q. A slot that was never written is no negative."""
 
     cluster: bool = True
-    """Use P in (5); false, an addition: a cluster has no negatives from the past, only the other ones of this step."""
+    """Use P in (5), as the paper; false, an addition: a cluster has no negatives from the past, only the other ones of
+    this step."""
     cluster_multiple: int = Field(20, ge=1)
     """L / K: steps that P remembers. Origin: prototype."""
     instance_length: int = Field(16384, ge=1)
@@ -189,39 +192,40 @@ class StartConfig(Section):
 
     method: Literal["none", "kmeans", "spectral"] = "none"
     """First train by plain instance contrast, then set μ to the means of clusters of un-augmented f: those of a
-    k-means, or of normalised cuts of the graph of nearest neighbours (`spectral`)."""
+    k-means, or of normalised cuts of the graph of nearest neighbours (`spectral`). Origin: ours."""
     at: float = Field(0.4, gt=0, lt=1)
-    """Length of that instance-only warm-up, as a fraction of the epochs (at least one epoch)."""
+    """Length of that instance-only warm-up, as a fraction of the epochs (at least one epoch). Origin: ours."""
     restarts: int = Field(20, ge=1)
-    """Attempts of the k-means, of which `spectral` too has one at its end; the one with the lowest inertia is kept."""
+    """Attempts of the k-means, of which `spectral` too has one at its end; the one with the lowest inertia is kept.
+    Origin: ours."""
     neighbours: int = Field(20, ge=2)
-    """`spectral`: of a picture in the graph, itself among them."""
+    """`spectral`: of a picture in the graph, itself among them. Origin: ours."""
 
 
 class OptimConfig(Section):
-    """Optimiser and learning rate. μ, biases and batch norm are never decayed."""
+    """Optimiser and learning rate. μ, biases and batch norm are never decayed (ours)."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    """Origin: prototype."""
+    """The optimiser. Origin: prototype."""
     lr: Positive = 1e-3
     """Peak learning rate, for the global batch. Origin: prototype."""
     weight_decay: float = Field(0.0, ge=0)
-    """Coupled (L2) for adam and sgd, decoupled for adamw."""
+    """Coupled (L2) for adam and sgd, decoupled for adamw. Origin: prototype."""
     sgd_momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd. Origin: MiCE."""
     schedule: Literal["constant", "cosine", "steps"] = "steps"
-    """How lr falls. Origin: prototype (stepwise)."""
+    """How lr falls. Origin: prototype."""
     milestones: tuple[Fraction, ...] = (0.48, 0.64, 0.8)
     """`steps`: lr × 0.1 at these fractions of the run. Origin: MiCE (480/640/800 of 1000 epochs)."""
     warmup_steps: int = Field(0, ge=0)
-    """Linear warm-up from 0."""
+    """Steps of a linear warm-up of lr from 0. Origin: prototype, which has none."""
 
 
 class TrainConfig(Section):
     """The run."""
 
     epochs: int = Field(1000, ge=1)
-    """Origin: MiCE on CIFAR."""
+    """Passes over all images. Origin: MiCE on CIFAR."""
     batch_size: int = Field(384, ge=2)
     """Global batch, over all ranks. Origin: prototype."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -244,8 +248,6 @@ class TrainConfig(Section):
 class Config(Section):
     """All settings of a run."""
 
-    name: str = "custom"
-    """What the run is called: the data set's name in the built-in files."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Of every random choice: initial weights, image order, augmentation, Gumbel noise, k-means."""
     data: DataConfig = DataConfig()
@@ -365,7 +367,7 @@ def _explain(error: ErrorDetails) -> str:
         leaf_matches = [k for k in all_keys() if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
         hint = f"; did you mean {leaf_matches[0]!r}?" if leaf_matches else _did_you_mean(key, all_keys())
         section = key.rpartition(".")[0]
-        there = [k for k in all_keys() if k.rpartition(".")[0] == section]
+        there = [k for k in all_keys() if k.startswith(f"{section}.")] if section else list(Config.model_fields)
         return f"unknown config key {key!r}{hint}" + ("" if hint else f"; known here: {', '.join(there)}")
     if error["type"] == "tuple_type":
         given = str(error["input"]).strip(" ()").replace(" ", "")

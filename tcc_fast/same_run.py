@@ -11,7 +11,6 @@ from tcc_fast.run_state import RunState
 
 # What may differ between a run and its continuation: nothing here touches what is computed.
 _FREE_KEYS = (
-    "name",
     "data.workers",
     "data.ffcv_cache",
     "train.log_every",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.config import Config, all_keys, built_in_names, config_from_tree, load_config
+from tcc_fast.config import Config, TrainConfig, all_keys, built_in_names, config_from_tree, load_config
 
 
 def test_the_three_built_in_configs_are_found_by_name() -> None:
@@ -15,8 +15,10 @@ def test_the_three_built_in_configs_are_found_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", built_in_names())
-def test_every_built_in_config_loads_and_is_named_as_its_file(name: str) -> None:
-    assert load_config(name).name == name
+def test_every_built_in_config_loads_and_is_headed_by_its_name(name: str) -> None:
+    assert isinstance(load_config(name), Config)
+    text = (Path(__file__).parents[1] / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}: ")
 
 
 @pytest.mark.parametrize("name", built_in_names())
@@ -40,11 +42,23 @@ def test_defaults_are_the_literal_method() -> None:
 
 def test_every_field_has_a_sentence() -> None:
     for name, section in Config.model_fields.items():
-        if name in ("name", "seed"):
+        if name == "seed":
             assert section.description
             continue
         for field, info in section.annotation.model_fields.items():  # type: ignore[union-attr]
             assert info.description, f"{name}.{field}"
+
+
+def test_every_setting_of_the_method_says_where_it_comes_from() -> None:
+    method = {
+        f"{name}.{field}": str(info.description)
+        for name, section in Config.model_fields.items()
+        if name not in ("seed", "data", "train")
+        for field, info in section.annotation.model_fields.items()  # type: ignore[union-attr]
+    }
+    method |= {f"train.{field}": str(TrainConfig.model_fields[field].description) for field in ("epochs", "batch_size")}
+    origins = ("paper", "prototype", "MiCE", "CC", "SwAV", "ours", "Ours", "ddition")
+    assert [key for key, text in method.items() if not any(origin in text for origin in origins)] == []
 
 
 def test_overrides_take_dotted_keys_and_yaml_values() -> None:
@@ -67,7 +81,10 @@ def test_a_config_survives_writing_and_reading() -> None:
     [
         (["train.epoch=3"], "unknown config key 'train.epoch'; did you mean 'train.epochs'?"),
         (["num_clusters=3"], "unknown config key 'num_clusters'; did you mean 'model.num_clusters'?"),
-        (["zzz=3"], "unknown config key 'zzz'; known here: name, seed"),
+        (
+            ["zzz=3"],
+            "unknown config key 'zzz'; known here: seed, data, augment, model, loss, queue, momentum, start, optim, train",
+        ),
         (["train.epochs=many"], "'train.epochs': input should be a valid integer"),
         (["train.epochs=0"], "'train.epochs': input should be greater than or equal to 1, got 0"),
         (["optim.lr=nan"], "'optim.lr'"),

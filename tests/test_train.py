@@ -188,11 +188,6 @@ def test_a_run_of_before_that_never_trained_a_cluster_is_not_continued(
         train(too_short, digits, tmp_path / "run", resume="must")
 
 
-def test_a_run_may_be_called_otherwise_when_it_is_continued(digits: Path, tiny: Config, tmp_path: Path) -> None:
-    first = train(tiny, digits, tmp_path / "run")
-    assert train(tiny.model_copy(update={"name": "mine"}), digits, tmp_path / "run", resume="must") == first
-
-
 def test_only_the_newest_checkpoints_are_kept(digits: Path, tmp_path: Path) -> None:
     config = load_config("digits", [*TINY, "train.epochs=4", "train.checkpoint_every=1", "train.keep_checkpoints=2"])
     train(config, digits, tmp_path / "run")

@@ -207,9 +207,7 @@ def open_plain(task: Task, from_memory: bool) -> Source:
 
 def measure(case: Case, data: Path, batch: int, rounds: int, seconds: float, device: torch.device) -> dict[str, Any]:
     """Every turn and figure of a case, as plain data. Epochs do not end: the set stands in for a large one."""
-    config = Config(
-        name="bench", data=DataConfig(image_size=case.image_size), augment=RECIPE, train=TrainConfig(batch_size=batch)
-    )
+    config = Config(data=DataConfig(image_size=case.image_size), augment=RECIPE, train=TrainConfig(batch_size=batch))
     task = Task(open_dataset(data), config, device, long_epochs=True)
     contenders = {PLAIN: lambda: open_plain(task, not case.files)} | openers(task, case.pipelines, case.files)
     result = compare(task, contenders, rounds, seconds, say_on_stderr)

@@ -122,7 +122,6 @@ def speed_task(case: SpeedCase, amount: Sizes, queue_length: int | None = None) 
     made = make_set(source, count, 95, amount.work, default_workers())
     batch = amount.batch
     config = Config(
-        name="gpu",
         data=DataConfig(image_size=case.image_size),
         augment=RECIPE,
         model=ModelConfig(backbone=amount.backbone, stem=case.stem, num_clusters=10),
