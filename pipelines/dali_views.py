@@ -288,4 +288,4 @@ def _require_dali() -> None:
     try:
         import nvidia.dali  # noqa: F401
     except ImportError:
-        raise ValueError('data.pipeline=dali needs NVIDIA DALI: pip install "tcc-fast[dali]"') from None
+        raise ValueError("data.pipeline=dali needs NVIDIA DALI: pip install nvidia-dali-cuda130") from None

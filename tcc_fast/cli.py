@@ -246,9 +246,7 @@ def bench_pipelines(
         raise ValueError(f"--plot {plot}: it draws SVG, so the name must end in .svg")
     names = PIPELINES if only is None else tuple(name.strip() for name in only.split(","))
 
-    import torch
-
-    from tcc_fast.computing import resolve_precision
+    from tcc_fast.computing import resolve_precision, view_dtype
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
     from tcc_fast.run_folder import plan_run
@@ -256,7 +254,7 @@ def bench_pipelines(
     plan = plan_run(config, data, None, None, overrides or [])
     device = processes().device
     bf16 = resolve_precision(plan.config.train.precision, device) == "bf16"
-    task = Task(open_dataset(plan.data), plan.config, device, torch.bfloat16 if bf16 else torch.float32)
+    task = Task(open_dataset(plan.data), plan.config, device, view_dtype(bf16))
     result = compare(task, openers(task, names), passes, seconds, say_on_stderr)
     end_saying()
     show_comparison(result, Console(highlight=False))
@@ -289,9 +287,7 @@ def bench_step_command(
     check_options(passes, seconds)
     _check_folders(json_file)
 
-    import torch
-
-    from tcc_fast.computing import compile_mode, resolve_precision
+    from tcc_fast.computing import compile_mode, resolve_precision, view_dtype
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
     from tcc_fast.run_folder import plan_run
@@ -303,7 +299,7 @@ def bench_step_command(
     settings = with_num_clusters(plan.config, dataset)
     bf16 = resolve_precision(settings.train.precision, device) == "bf16"
     compiling = compile_mode(settings.train.compile, device, 1)
-    task = Task(dataset, settings, device, torch.bfloat16 if bf16 else torch.float32)
+    task = Task(dataset, settings, device, view_dtype(bf16))
     result = bench_step(StepTask(task, compiling), passes, seconds, plain, say=say_on_stderr)
     end_saying()
     show_step(result, Console(highlight=False))

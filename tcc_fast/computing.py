@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from tcc_fast.datasets.pool import default_workers
+
 
 def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> str:
     """`bf16` or `fp32`. `auto` means what it was ``before``, or else bf16 where the device has arithmetic for it.
@@ -51,6 +53,19 @@ def tune(device: torch.device, precision: str, compiled: bool) -> None:
         torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
         torch.backends.cudnn.benchmark = compiled
+
+
+def cpu_threads(device: torch.device) -> int | None:
+    """How many threads what is computed on the CPU may have in a process whose networks are on ``device``.
+
+    Beside a GPU its share of the cores, since launchers set OMP_NUM_THREADS to 1; else None: as many as that says.
+    """
+    return None if device.type == "cpu" else default_workers()
+
+
+def view_dtype(bf16: bool) -> torch.dtype:
+    """What views are made in, so that the first layer need not convert them."""
+    return torch.bfloat16 if bf16 else torch.float32
 
 
 def compile_mode(choice: str, device: torch.device, processes: int) -> str:

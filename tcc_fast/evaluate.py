@@ -15,7 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
+from tcc_fast.computing import cpu_threads, view_dtype
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.distributed import decide
@@ -145,7 +147,8 @@ def evaluate(
         if labels is None:
             return None
         points = features.numpy() if name == "kmeans_features" else _pixels(dataset, indices, image_size)
-        found = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
+        with threadpool_limits(cpu_threads(trained.device)):
+            found = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
         return score(labels, found)
 
     names = dataset.manifest.class_names
@@ -176,7 +179,7 @@ def evaluate(
 def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.device, bf16: bool) -> float:
     batch_size = min(config.train.batch_size, len(dataset))
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
-    pipeline = open_pipeline(dataset, config, device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    pipeline = open_pipeline(dataset, config, device, dtype=view_dtype(bf16))
     try:
         return view_agreement(model, pipeline, bf16)
     finally:

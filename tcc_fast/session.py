@@ -20,7 +20,6 @@ from tcc_fast.checkpoint import load_training, save_checkpoint
 from tcc_fast.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
 from tcc_fast.embed import embed
 from tcc_fast.model import TCC, momentum_twin
@@ -91,7 +90,7 @@ class Session:
             raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
         centres = torch.zeros_like(self.model.prototypes)
         if self.accelerator.is_main_process:
-            threads = None if self.accelerator.device.type == "cpu" else default_workers()  # launchers leave them one
+            threads = computing.cpu_threads(self.accelerator.device)
             num_clusters, seed = len(self.model.prototypes), self.config.seed
             centres.copy_(find_centres(features, num_clusters, self.config.start, seed, threads))
         from_main_(centres)
@@ -172,7 +171,7 @@ def open_session(
     """
     _check_that_clusters_start(config)
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ValueError('train.tensorboard=true needs TensorBoard: pip install "tcc-fast[tensorboard]"')
+        raise ValueError("train.tensorboard=true needs TensorBoard: pip install tensorboard")
     before = saved.precision if saved and saved.precision else precision
     precision = decide(lambda: computing.resolve_precision(config.train.precision, processes().device, before))
     accelerator = _open_accelerator(config, run, precision)
@@ -180,7 +179,7 @@ def open_session(
     dataset = open_dataset(data)
     config = with_num_clusters(config, dataset)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = computing.view_dtype(precision == "bf16")
     compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
     computing.tune(device, precision, compiled)

@@ -83,7 +83,7 @@ def test_a_config_survives_writing_and_reading() -> None:
         (["num_clusters=3"], "unknown config key 'num_clusters'; did you mean 'model.num_clusters'?"),
         (
             ["zzz=3"],
-            "unknown config key 'zzz'; known here: seed, data, augment, model, loss, queue, momentum, start, optim, train",
+            "unknown config key 'zzz'; known here: seed, data, augment, model, loss, queue, momentum, start, optim",
         ),
         (["train.epochs=many"], "'train.epochs': input should be a valid integer"),
         (["train.epochs=0"], "'train.epochs': input should be greater than or equal to 1, got 0"),

@@ -57,7 +57,7 @@ from tcc_fast.bench.stepping import (
     step_openers,
 )
 from tcc_fast.bench.verify import WINDOW, deviation, loss_curve, watch
-from tcc_fast.computing import compile_mode, compiler_lacks, resolve_precision, tune
+from tcc_fast.computing import compile_mode, compiler_lacks, resolve_precision, tune, view_dtype
 from tcc_fast.config import Config, DataConfig, ModelConfig, QueueConfig, TrainConfig, load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
@@ -128,7 +128,7 @@ def speed_task(case: SpeedCase, amount: Sizes, queue_length: int | None = None) 
         queue=QueueConfig() if queue_length is None else QueueConfig(instance_length=queue_length),
         train=TrainConfig(batch_size=batch),
     )
-    dtype = torch.bfloat16 if resolve_precision("auto", amount.device) == "bf16" else torch.float32
+    dtype = view_dtype(resolve_precision("auto", amount.device) == "bf16")
     task = Task(open_dataset(made), config, amount.device, dtype, long_epochs=True)
     return StepTask(task, amount.compiling, case.from_memory)
 
@@ -174,7 +174,7 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
     config, data = real_set("digits", amount)
     precision = resolve_precision(config.train.precision, amount.device)
     task = Task(open_dataset(data), config, amount.device)
-    as_trained = replace(task, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    as_trained = replace(task, dtype=view_dtype(precision == "bf16"))
     variants, modes = {REFERENCE: (False, "off"), "bf16, eager": (True, "off")}, ["off"]
     if amount.compiling != "off":
         variants |= {"fp32, compiled": (False, "on"), "bf16, compiled": (True, "on"), "bf16, graphs": (True, "graphs")}

@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from tcc_fast.batch import Batch
 from tcc_fast.bench.contenders import Task
 from tcc_fast.bench.stepping import build_step, endless, open_feed
+from tcc_fast.computing import view_dtype
 from tcc_fast.optim import learning_rate, set_learning_rate
 from tcc_fast.step import TrainingStep
 
@@ -41,7 +42,7 @@ def loss_curve(task: Task, bf16: bool, compiling: str, steps: int) -> list[float
 
 def in_dtype(batch: Batch, bf16: bool) -> Batch:
     """The same views as a pipeline would give them in bf16."""
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    dtype = view_dtype(bf16)
     return Batch(batch.view_1.to(dtype), batch.view_2.to(dtype), batch.index)
 
 

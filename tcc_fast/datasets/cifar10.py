@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tcc_fast.datasets.cifar import HOME, MATLAB, Layout, open_cifar
 from tcc_fast.datasets.official import Archive, Official, OfficialReader
-from tcc_fast.datasets.reader import Checks
+from tcc_fast.datasets.reader import Checks, LabelMode
 
 BATCHES = {**{f"data_batch_{number}": "train" for number in range(1, 6)}, "test_batch": "test"}
 OFFICIAL = Official(
@@ -52,7 +52,7 @@ LAYOUT = Layout(
 )
 
 
-def open_reader(src: Path | None, checks: Checks) -> OfficialReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> OfficialReader:
     """CIFAR-10.
 
     Raises:

@@ -164,19 +164,10 @@ def convert(
     if beton:
         import_ffcv()  # said now, if it is missing, not after hours of work
     reader = open_reader(name, src, labels, Checks(allow_incomplete, md5, progress))
-    if reader.root is not None:
-        _check_apart(reader.root, out)
-    if reader.lossless and short_side:
-        raise ValueError(f"{name} is small and stored pixel by pixel; leave --short-side out")
-    if in_place:
-        _check_in_place(reader, wanted, short_side)
-        short_side = 0
-    if short_side is None:
-        short_side = reader.default_short_side
-    if workers is None:
-        workers = 1 if reader.in_process else default_workers()
-    if max_rejected is None:
-        max_rejected = reader.max_rejected
+    _check_fits(reader, name, out, wanted, short_side)
+    short_side = 0 if in_place else reader.default_short_side if short_side is None else short_side
+    workers = workers if workers is not None else 1 if reader.in_process else default_workers()
+    max_rejected = reader.max_rejected if max_rejected is None else max_rejected
     recipe = Recipe(short_side, quality, reader.lossless, max_pixels, in_place)
     with_labels = labels != "none" and reader.class_names is not None
     rejected: collections.Counter[str] = collections.Counter()
@@ -305,7 +296,14 @@ def _parse_formats(formats: str | Sequence[str]) -> set[str]:
     return set(names)
 
 
-def _check_in_place(reader: Reader, wanted: set[str], short_side: int | None) -> None:
+def _check_fits(reader: Reader, name: str, out: Path, wanted: set[str], short_side: int | None) -> None:
+    """Whether the options fit the source."""
+    if reader.root is not None:
+        _check_apart(reader.root, out)
+    if reader.lossless and short_side:
+        raise ValueError(f"{name} is small and stored pixel by pixel; leave --short-side out")
+    if "files" not in wanted:
+        return
     if wanted != {"files"}:
         raise ValueError("formats: files leaves the pictures where they are, so it goes with no other format")
     if reader.root is None or not reader.root.is_dir() or reader.lossless:

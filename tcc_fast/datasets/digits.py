@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcc_fast.datasets.reader import ArrayReader, LabelMode
+from tcc_fast.datasets.reader import ArrayReader, Checks, LabelMode
 
 ABOUT = {
     "description": "Test part of the Optical Recognition of Handwritten Digits, as bundled with "
@@ -16,7 +16,7 @@ ABOUT = {
 }
 
 
-def open_reader(src: Path | None, labels: LabelMode) -> ArrayReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> ArrayReader:
     """1 797 grey images of 8x8 pixels in 10 classes.
 
     Raises:

@@ -22,7 +22,7 @@ def import_ffcv() -> ModuleType:
     except (ImportError, OSError) as error:
         raise ValueError(
             f"FFCV cannot be imported ({error}); install Debian's libturbojpeg0-dev, libopencv-dev and pkg-config, "
-            'then: pip install "tcc-fast[ffcv]"'
+            "then: pip install ffcv"
         ) from error
     finally:
         torch.set_num_threads(threads)

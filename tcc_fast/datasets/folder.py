@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tcc_fast.datasets.names import escape_name
-from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, NOT_AN_IMAGE, Item, LabelMode, Rejected
+from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, NOT_AN_IMAGE, Checks, Item, LabelMode, Rejected
 from tcc_fast.datasets.sniff import FORMATS, HEAD_BYTES, is_picture
 from tcc_fast.datasets.walk import list_folder, walk
 
@@ -22,7 +22,7 @@ DEFAULT_SHORT_SIDE = 112
 """1.15 times a crop of 96 pixels, rounded up to a multiple of 16."""
 
 
-def open_reader(src: Path | None, labels: LabelMode) -> FolderReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> FolderReader:
     """Open a folder of pictures.
 
     Raises:

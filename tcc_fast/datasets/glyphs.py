@@ -22,7 +22,7 @@ from tcc_fast.datasets.glyph_letters import LETTERS, SIDE
 from tcc_fast.datasets.glyph_packages import INSTALL
 from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.progress import show_progress
-from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, Checks, Item
+from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, Checks, Item, LabelMode
 
 FOLDERS = ("/usr/share/fonts", "/usr/share/texmf/fonts")
 """Where packages put fonts. Those that a user has added are left out, so that the set is the same elsewhere."""
@@ -34,7 +34,7 @@ FEWEST = 5000
 """Pictures below which the set is refused."""
 
 
-def open_reader(src: Path | None, checks: Checks) -> GlyphsReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> GlyphsReader:
     """Ten pictures of each chosen face; labels 0 to 9 for A to J.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tcc_fast.datasets.ilsvrc import official, open_ilsvrc
 from tcc_fast.datasets.official import OfficialReader
-from tcc_fast.datasets.reader import Checks
+from tcc_fast.datasets.reader import Checks, LabelMode
 
 SYNSETS = {
     "n02056570": "king penguin",
@@ -23,7 +23,7 @@ SYNSETS = {
 OFFICIAL = official("imagenet10", "ImageNet-10", SYNSETS)
 
 
-def open_reader(src: Path | None, checks: Checks) -> OfficialReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> OfficialReader:
     """ImageNet-10.
 
     Raises:

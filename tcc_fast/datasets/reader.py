@@ -1,6 +1,6 @@
 """What a reader of one known data set gives to conversion, and the list of readers.
 
-A reader is one small file with a function ``open_reader(src, labels)``. It yields `Item`s in a fixed order,
+A reader is one small file with a function ``open_reader(src, labels, checks)``. It yields `Item`s in a fixed order,
 lazily: a source of 150 GB never sits in memory. Decoding, resizing and writing are not its business.
 """
 
@@ -160,7 +160,9 @@ READERS: dict[str, str] = {
 """Name on the command line -> module that holds its ``open_reader``; imported when asked for."""
 
 PAPER_SETS = ("cifar10", "cifar100-20", "stl10", "imagenet10", "imagenet-dogs", "tiny-imagenet")
-"""The data sets of the paper: ``open_reader(src, checks)``, as glyphs. The others: ``open_reader(src, labels)``."""
+"""The data sets of the paper, whose archives are known and checked."""
+PACKAGED = ("digits", "mnist5k")
+"""Sets that come with an installed package."""
 
 
 def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks | None = None) -> Reader:
@@ -178,20 +180,12 @@ def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks |
     if labels == "folders" and name != "folder":
         raise ValueError(f"labels 'folders' is for the folder reader; {name} has labels of its own")
     checks = checks or Checks()
-    module = importlib.import_module(READERS[name])
-    reader: Reader
-    if name in PAPER_SETS:
-        reader = module.open_reader(src, checks)
-        return reader
-    if checks.md5 or (checks.allow_incomplete and name != "glyphs"):
+    if (checks.md5 and name not in PAPER_SETS) or (checks.allow_incomplete and name not in (*PAPER_SETS, "glyphs")):
         raise ValueError(
             f"--allow-incomplete and --md5 are for the paper's data sets ({', '.join(PAPER_SETS)}), "
             "the former for glyphs too"
         )
-    if name == "glyphs":
-        reader = module.open_reader(src, checks)
-        return reader
-    if name != "folder" and src is not None:
+    if name in PACKAGED and src is not None:
         raise ValueError(f"{name} comes with an installed package and takes no source; leave --src out")
-    reader = module.open_reader(src, labels)
+    reader: Reader = importlib.import_module(READERS[name]).open_reader(src, labels, checks)
     return reader

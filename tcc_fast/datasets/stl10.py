@@ -24,7 +24,7 @@ from tcc_fast.datasets.official import (
     not_it,
     reading,
 )
-from tcc_fast.datasets.reader import Checks, Item
+from tcc_fast.datasets.reader import Checks, Item, LabelMode
 
 SIDE = 96
 _PIXELS = 3 * SIDE * SIDE
@@ -59,7 +59,7 @@ OFFICIAL = Official(
 )
 
 
-def open_reader(src: Path | None, checks: Checks) -> OfficialReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> OfficialReader:
     """The labelled pictures, read one by one.
 
     Raises:
@@ -75,17 +75,17 @@ def open_reader(src: Path | None, checks: Checks) -> OfficialReader:
         if missing:
             raise ValueError(f"{source}: {', '.join(missing)} is missing; {OFFICIAL.how_to_get}")
         _check_names(source, members, places)
-        labels = {split: _labels(source, members, places, split) for split in SPLITS}
+        classes = {split: _labels(source, members, places, split) for split in SPLITS}
         unlabelled = members.size(places["unlabeled_X.bin"]) // _PIXELS if "unlabeled_X.bin" in places else 0
         if source.is_file():
             verdict = check_md5(OFFICIAL, source, checks)
         else:
             verdict = check_file_md5s({name: _md5(members, places[name]) for name in MD5S}, MD5S)
-    counts = {split: np.bincount(found, minlength=len(CLASSES)) for split, found in labels.items()}
+    counts = {split: np.bincount(found, minlength=len(CLASSES)) for split, found in classes.items()}
     deviations = check_counts(OFFICIAL, source, CLASSES, counts, checks)
 
     def items() -> Iterator[Item]:
-        for split, found in labels.items():
+        for split, found in classes.items():
             with members.open(places[f"{split}_X.bin"]) as stream:
                 for index, label in enumerate(found):
                     yield Item(f"{split}_X/{index:05d}", _picture(stream), int(label), split)
@@ -95,7 +95,7 @@ def open_reader(src: Path | None, checks: Checks) -> OfficialReader:
         source,
         CLASSES,
         items,
-        sum(map(len, labels.values())),
+        sum(map(len, classes.values())),
         deviations,
         verdict,
         checks,

@@ -40,7 +40,7 @@ class Dataset:
         self.fingerprint = fingerprint
         self._shards = manifest.shards
         self._handles: dict[int, int] = {}
-        self._table: tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]] | None = None
+        self._sources: list[str] | None = None
         self._root = manifest.in_place
         self._shard_of, self._offsets, self._lengths, self._is_png = self._scan()
 
@@ -87,8 +87,8 @@ class Dataset:
             raise ValueError(f"{self._where(index)}: cannot be decoded ({type(error).__name__})") from error
 
     def sizes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(N, 2) int64: height and width in pixels of every stored image."""
-        return self._images()[0].copy()
+        """(N, 2) int64: height and width in pixels of every stored image. Reads them anew at each call."""
+        return np.array([(int(row[2]), int(row[1])) for row in self._rows_of_images()], dtype=np.int64)
 
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """(N,) int64: bytes of every encoded image, as `read` gives it."""
@@ -101,7 +101,7 @@ class Dataset:
     def sources(self) -> list[str]:
         """Printable name of every image's original within the source (`names.unescape_name` gives the raw
         one)."""
-        return list(self._images()[1])
+        return list(self._names())
 
     def labels(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
         """FOR EVALUATION ONLY: (N,) int64 class indices, or None when the data set has none.
@@ -135,7 +135,7 @@ class Dataset:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}, "_table": None}
+        return {**self.__dict__, "_handles": {}, "_sources": None}
 
     def _check(self, index: int) -> int:
         if not 0 <= index < len(self):
@@ -146,12 +146,12 @@ class Dataset:
         if self._root is not None:
             return f"{escape_name(self._file(index))}: image {index}"
         shard = self._shards[int(self._shard_of[index])]
-        return f"{self.path / shard}: image {index} (from {self._images()[1][index]!r})"
+        return f"{self.path / shard}: image {index} (from {self._names()[index]!r})"
 
     def _file(self, index: int) -> str:
         """Path of a picture that stayed where it was."""
         assert self._root is not None
-        return os.path.join(unescape_name(self._root), unescape_name(self._images()[1][index]))
+        return os.path.join(unescape_name(self._root), unescape_name(self._names()[index]))
 
     def _read_in_place(self, index: int) -> bytes:
         try:
@@ -165,12 +165,14 @@ class Dataset:
             )
         return data
 
-    def _images(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
-        if self._table is None:
-            rows = _rows(self.path / IMAGES_FILE, ("index", "width", "height", "source"), len(self))
-            sizes = np.array([(int(row[2]), int(row[1])) for row in rows], dtype=np.int64)
-            self._table = sizes, [row[3] for row in rows]
-        return self._table
+    def _names(self) -> list[str]:
+        """Kept, since they name the files of pictures that stayed in place; only these sets need them to train."""
+        if self._sources is None:
+            self._sources = [row[3] for row in self._rows_of_images()]
+        return self._sources
+
+    def _rows_of_images(self) -> list[list[str]]:
+        return _rows(self.path / IMAGES_FILE, ("index", "width", "height", "source"), len(self))
 
     def _pread(self, shard: int, offset: int, length: int) -> bytes:
         handle = self._handles.get(shard)

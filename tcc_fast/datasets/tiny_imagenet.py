@@ -25,7 +25,7 @@ from tcc_fast.datasets.official import (
     not_it,
     reading,
 )
-from tcc_fast.datasets.reader import Checks, Item
+from tcc_fast.datasets.reader import Checks, Item, LabelMode
 
 CLASSES = 200
 _PICTURE = re.compile(r"train/(n\d{8})/(?:images/)?([^/]+\.jpe?g)", re.IGNORECASE)
@@ -51,7 +51,7 @@ OFFICIAL = Official(
 )
 
 
-def open_reader(src: Path | None, checks: Checks) -> OfficialReader:
+def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> OfficialReader:
     """The training pictures.
 
     Raises:

@@ -205,10 +205,10 @@ def test_a_picture_that_does_not_fit_stops_the_conversion(ffcv: Any, tmp_path: P
 
 def test_without_ffcv_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ffcv", None)
-    with pytest.raises(ValueError, match=r'libturbojpeg0-dev, libopencv-dev.*pip install "tcc-fast\[ffcv\]"'):
+    with pytest.raises(ValueError, match=r"libturbojpeg0-dev, libopencv-dev.*pip install ffcv"):
         convert("digits", tmp_path / "out", formats="tar,beton")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match=r'pip install "tcc-fast\[ffcv\]"'):
+    with pytest.raises(ValueError, match=r"pip install ffcv"):
         check_beton(tmp_path / NAME, 3)
     convert("digits", tmp_path / "out")
 

