@@ -1,4 +1,4 @@
-"""The equations of TCC in slow float64 numpy, written from METHOD.md alone: what `tcc_fast` is measured against.
+"""The equations of TCC in slow float64 numpy, written from the paper alone: what `tcc_fast` is measured against.
 
 One function per equation, one loop per sum, one name per symbol. Nothing here is fast, clever or stable on purpose,
 and nothing imports `tcc_fast`. The symbols: f (B, d), mu (K, d), pi and c (B, K), r (K, d), e (B, d), P (L, d),
@@ -175,7 +175,7 @@ class Algorithm1:
     """Algorithm 1 on a two-layer tanh encoder, with gradients by central differences: nothing is differentiated.
 
     theta and theta_hat are dicts of float64 arrays: W1, b1, W2, b2 (encoder), mu (K, d), W (d, K) and b (NN).
-    The switches are those of METHOD.md and of the settings' own descriptions; the defaults are the literal method.
+    The switches are those of the settings' own descriptions; the defaults are the literal method.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Measure the pipelines on pictures made for it, and hold the figures against the project's goals.
+"""Measure the pipelines on pictures made for it, and hold the figures against goals.
 
     python tools/bench_pipelines.py                          # every case: some 20 minutes on 2 cores
     python tools/bench_pipelines.py short-96 memory-32       # some of them; the others stay as they were

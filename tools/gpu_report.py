@@ -1,4 +1,4 @@
-"""Verify and measure everything that is for a CUDA GPU, and hold it against the project's goals.
+"""Verify and measure everything that is for a CUDA GPU, and hold it against the goals of `gpu_page.py`.
 
     python tools/gpu_report.py --out docs/records/DATE-GPU.md              # all parts, one after the other
     python tools/gpu_report.py verify step-96 --out docs/records/DATE-GPU.md    # some of them; the others stay
