@@ -141,8 +141,8 @@ def config_command(
     ] = None,
 ) -> None:
     """Print every setting, with what it is for, as YAML that --config reads."""
+    from tcc_fast.commented_yaml import commented_yaml
     from tcc_fast.config import Config, load_config
-    from tcc_fast.settings import commented_yaml
 
     typer.echo(commented_yaml(Config() if name is None else load_config(name)), nl=False)
 

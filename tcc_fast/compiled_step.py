@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
-from tcc_fast.model import follow, momentum_at
-from tcc_fast.step import Keys, Losses, Noises, TrainingStep
+from tcc_fast.model import momentum_at, update_twin
+from tcc_fast.step import SCALAR_LOSSES, Keys, Losses, Noises, TrainingStep
 
-SCALARS = Losses._fields.index("mean_pi")
-"""The first entries of `Losses`, which are single numbers."""
+SCALARS = len(SCALAR_LOSSES)
 WARM_UP = 3
 """Steps before a recording, in which everything is compiled and whatever is allocated once is there."""
 
 
-class Number:
+class DeviceScalar:
     """A number on the device, written only when it changes."""
 
     def __init__(self, device: torch.device) -> None:
@@ -52,10 +51,10 @@ class CompiledStep(TrainingStep):
         super().__init__(*args, **kwargs)
         self._theta = self.accelerator.unwrap_model(self.model)
         device = self.twin.prototypes.device
-        self._alpha, self._pull = Number(device), Number(device)
+        self._alpha, self._step_size = DeviceScalar(device), DeviceScalar(device)
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
         self._compiled_contrast = torch.compile(self._contrast, **options)
-        self._compiled_settle = torch.compile(self._settle, **options)
+        self._compiled_update = torch.compile(self._update_queues_and_twin, **options)
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         self._set_no_sync(step)
@@ -65,7 +64,7 @@ class CompiledStep(TrainingStep):
     def _set_no_sync(self, step: int) -> None:
         momentum = self.config.momentum
         self._alpha.set_no_sync(self.alpha_at(step))
-        self._pull.set_no_sync(1.0 - momentum_at(step, momentum.decay, momentum.warmup))
+        self._step_size.set_no_sync(1.0 - momentum_at(step, momentum.decay, momentum.warmup))
 
     def _run(self, view_1: Tensor, view_2: Tensor, noises: Noises, clusters_on: bool) -> Tensor:
         """The step itself, without a number of Python's that changes; returns the losses in one tensor."""
@@ -75,7 +74,7 @@ class CompiledStep(TrainingStep):
         for parameter in self._idle_parameters(clusters_on):
             parameter.grad = None
         self.optimizer.step()
-        self._compiled_settle(new_keys, self._pull.tensor, clusters_on)
+        self._compiled_update(new_keys, self._step_size.tensor, clusters_on)
         return reported
 
     def _contrast(
@@ -85,9 +84,9 @@ class CompiledStep(TrainingStep):
         # Detached here, or the backward pass would run through every one of them, with gradients of zero.
         return losses.loss, pack(losses).detach(), new_keys
 
-    def _settle(self, new_keys: Keys, pull: Tensor, clusters_on: bool) -> None:
+    def _update_queues_and_twin(self, new_keys: Keys, step_size: Tensor, clusters_on: bool) -> None:
         self._enqueue(new_keys, clusters_on)
-        follow(self.twin, self._theta, pull)
+        update_twin(self.twin, self._theta, step_size)
 
 
 def pack(losses: Losses) -> Tensor:
@@ -103,7 +102,7 @@ def unpack(packed: Tensor) -> Losses:
 class Recorder(Protocol):
     """Records work on the device, to replay it."""
 
-    def beside(self, work: Callable[[], Tensor]) -> Tensor:
+    def run_on_stream(self, work: Callable[[], Tensor]) -> Tensor:
         """Do the work now, as it is done when it is recorded."""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
@@ -112,7 +111,7 @@ class Recorder(Protocol):
     def replay(self) -> None:
         """Do the recorded work."""
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Give back what a recording holds."""
 
 
@@ -123,7 +122,7 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(device, priority=-1)  # of a pool that no pipeline draws from
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def beside(self, work: Callable[[], Tensor]) -> Tensor:
+    def run_on_stream(self, work: Callable[[], Tensor]) -> Tensor:
         here = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(here)  # autograd must not have seen the stream that is in use otherwise
         with torch.cuda.stream(self._stream):
@@ -143,7 +142,7 @@ class CudaRecorder:
         assert self._graph is not None
         self._graph.replay()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         self._graph = None
 
 
@@ -171,7 +170,7 @@ class GraphedStep(CompiledStep):
         self._reported: Tensor | None = None
         # All memory of the last recording, in which the gradients lie as well.
         self.optimizer.zero_grad(set_to_none=True)
-        self._recorder.forget()
+        self._recorder.release()
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         self._set_no_sync(step)
@@ -182,7 +181,7 @@ class GraphedStep(CompiledStep):
         if self._warm_steps < WARM_UP:
             self._warm_steps += 1
             work = lambda: self._run(batch.view_1, batch.view_2, noises, clusters_on)  # noqa: E731
-            return unpack(self._recorder.beside(work))
+            return unpack(self._recorder.run_on_stream(work))
         if self._reported is None:
             self._inputs = [torch.empty_like(tensor) for tensor in inputs]
             for group in self.optimizer.param_groups:

@@ -101,22 +101,20 @@ def momentum_at(step: int, decay: float, warmup: bool) -> float:
     return min(decay, 1.0 - 1.0 / (step / 10.0 + 2.0)) if warmup else decay
 
 
-def update_twin(twin: nn.Module, model: nn.Module, decay: float) -> None:
-    """θ̂ ← decay · θ̂ + (1 - decay) · θ, over all parameters in one fused pass."""
-    follow(twin, model, 1.0 - decay)
-
-
 @torch.no_grad()
-def follow(twin: nn.Module, model: nn.Module, pull: float | Tensor) -> None:
-    """θ̂ ← θ̂ + pull · (θ - θ̂): :func:`update_twin` with pull = 1 - m.
+def update_twin(twin: nn.Module, model: nn.Module, step_size: float | Tensor) -> None:
+    """θ̂ ← θ̂ + (1 - m) · (θ - θ̂), over all parameters in one fused pass.
 
-    As a tensor, (), it is neither waited for nor a part of compiled code.
+    Args:
+        twin: θ̂.
+        model: θ.
+        step_size: 1 - m. As a tensor, (), it is neither waited for nor a part of compiled code.
     """
     slow: list[Tensor] = list(twin.parameters())
     fast: list[Tensor] = list(model.parameters())
-    if isinstance(pull, Tensor):
+    if isinstance(step_size, Tensor):
         difference = torch._foreach_sub(fast, slow)
-        torch._foreach_mul_(difference, pull)
+        torch._foreach_mul_(difference, step_size)
         torch._foreach_add_(slow, difference)
     else:
-        torch._foreach_lerp_(slow, fast, pull)
+        torch._foreach_lerp_(slow, fast, step_size)

@@ -8,10 +8,9 @@ global batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -60,7 +59,7 @@ class Losses(NamedTuple):
     """What a step measured; every entry stays on the device."""
 
     loss: Tensor
-    """(), equation (9)."""
+    """(), what is minimised: (9), and the swapped prediction if it is on; -log p of (7) alone before clusters."""
     loss_instance: Tensor
     """(), -log p of (7), mean over images."""
     loss_cluster: Tensor
@@ -77,6 +76,10 @@ class Losses(NamedTuple):
     """(K,) float, images of this batch whose argmax of π is k."""
 
 
+SCALAR_LOSSES = Losses._fields[: Losses._fields.index("mean_pi")]
+"""Names of those that are single numbers."""
+
+
 class Keys(NamedTuple):
     """What the queues take after a step."""
 
@@ -86,19 +89,18 @@ class Keys(NamedTuple):
     """ê, (B, d)."""
 
 
-class Alone:
-    """What a step needs of Accelerate, for one process: several precisions can then be compared in it."""
+class Engine(Protocol):
+    """What a step needs of Accelerate."""
 
-    def __init__(self, mixed_precision: str) -> None:
-        self.mixed_precision = mixed_precision
+    @property
+    def mixed_precision(self) -> str:
+        """`bf16` or `no`."""
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass."""
-        loss.backward()  # type: ignore[no-untyped-call]
 
     def unwrap_model(self, model: nn.Module) -> Any:
-        """Nothing is wrapped."""
-        return model
+        """θ without what data parallelism wraps around it."""
 
 
 Noises = tuple[Tensor | None, ...]
@@ -113,7 +115,7 @@ class TrainingStep:
         twin: θ̂, on the same device.
         queues: P and Q, on the same device.
         optimizer: over θ.
-        accelerator: owns precision and the backward pass; or what :class:`Alone` is.
+        accelerator: owns precision and the backward pass.
         start_step: first step with clusters; before it the step is plain instance contrast.
     """
 
@@ -124,7 +126,7 @@ class TrainingStep:
         twin: TCC,
         queues: Queues,
         optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator | Alone,
+        accelerator: Engine,
         start_step: int = 0,
     ) -> None:
         self.config, self.model, self.twin, self.queues = config, model, twin, queues
@@ -145,7 +147,7 @@ class TrainingStep:
         self.optimizer.step()
         self._enqueue(new_keys, clusters_on)
         decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
-        update_twin(self.twin, self.accelerator.unwrap_model(self.model), decay)
+        update_twin(self.twin, self.accelerator.unwrap_model(self.model), 1.0 - decay)
         return Losses(*(part.detach() for part in losses))
 
     def clusters_on(self, step: int) -> bool:

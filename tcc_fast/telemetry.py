@@ -14,9 +14,8 @@ from torch import Tensor
 
 from tcc_fast.config import Config
 from tcc_fast.distributed import total_over_ranks_, world_size
-from tcc_fast.step import Losses
+from tcc_fast.step import SCALAR_LOSSES, Losses
 
-SCALARS = ("loss", "loss_instance", "loss_cluster", "kl_uniform", "entropy", "loss_swap")
 FEW_A_CLUSTER = 5
 """Pictures of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
 
@@ -49,7 +48,7 @@ class LossLog:
 
     def add_no_sync(self, losses: Losses) -> None:
         """Keep one step's losses."""
-        self._scalars.append(torch.stack([getattr(losses, name) for name in SCALARS]))
+        self._scalars.append(torch.stack([getattr(losses, name) for name in SCALAR_LOSSES]))
         self._mean_pi.append(losses.mean_pi)
         self._sizes.append(losses.sizes)
 
@@ -84,13 +83,13 @@ class LossLog:
         scalars = total_over_ranks_(torch.stack(self._scalars)) / world_size()
         table = scalars.tolist()
         for row, values in enumerate(table):
-            for name, value in zip(SCALARS, values, strict=True):
+            for name, value in zip(SCALAR_LOSSES, values, strict=True):
                 if not math.isfinite(value) and name != "loss":
                     raise NonFiniteLoss(f"{name} became {value} at step {step - len(table) + row + 1}")
         mean_pi = total_over_ranks_(torch.stack(self._mean_pi).mean(dim=0)).double() / world_size()
         sizes = total_over_ranks_(torch.stack(self._sizes).sum(dim=0))
         shares = sizes / sizes.sum()
-        means = dict(zip(SCALARS, scalars.double().mean(dim=0).tolist(), strict=True))
+        means = dict(zip(SCALAR_LOSSES, scalars.double().mean(dim=0).tolist(), strict=True))
         entropy_mean = -(mean_pi * mean_pi.clamp(min=1e-30).log()).sum().item()
         seconds = time.perf_counter() - self._since
         timed = (len(table) - self._untimed) / len(table)  # 0 where every step was compiled: then there is no speed

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tcc_fast.batch import Batch
-from tcc_fast.compiled_step import SCALARS, WARM_UP, CompiledStep, GraphedStep, Number, pack, unpack
+from tcc_fast.compiled_step import SCALARS, WARM_UP, CompiledStep, DeviceScalar, GraphedStep, pack, unpack
 from tcc_fast.computing import compile_mode
 from tcc_fast.config import Config, config_from_tree
 from tcc_fast.model import TCC, momentum_twin
@@ -39,7 +39,7 @@ def accelerator() -> Iterator[Accelerator]:
 
 
 @pytest.fixture(autouse=True)
-def forget_compiled_code() -> Iterator[None]:
+def release_compiled_code() -> Iterator[None]:
     yield
     torch._dynamo.reset()
 
@@ -188,7 +188,7 @@ class PythonRecorder:
     def __init__(self) -> None:
         self.beside_count = self.recorded = self.replayed = self.forgotten = 0
 
-    def beside(self, work: Callable[[], Tensor]) -> Tensor:
+    def run_on_stream(self, work: Callable[[], Tensor]) -> Tensor:
         self.beside_count += 1
         return work()
 
@@ -201,7 +201,7 @@ class PythonRecorder:
         self.replayed += 1
         self.result.copy_(self.work())
 
-    def forget(self) -> None:
+    def release(self) -> None:
         self.forgotten += 1
         self.work = self.result = None
 
@@ -234,7 +234,7 @@ def test_losses_in_one_tensor_and_back() -> None:
 
 
 def test_a_number_is_written_only_when_it_changes() -> None:
-    number = Number(CPU)
+    number = DeviceScalar(CPU)
     written = []
     for value in (0.0, 0.3, 0.3, 0.1):
         number.set_no_sync(value)

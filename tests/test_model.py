@@ -209,7 +209,7 @@ def test_parameters_follow_the_moving_average_exactly(decay):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        update_twin(twin, model, decay)
+        update_twin(twin, model, 1 - decay)
         for name, parameter in model.named_parameters():
             expected[name] = equations.moving_average(expected[name], parameter.detach().numpy(), decay)
         for name, parameter in twin.named_parameters():

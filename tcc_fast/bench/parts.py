@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from tcc_fast.batch import Batch
-from tcc_fast.model import follow, momentum_at
+from tcc_fast.model import momentum_at, update_twin
 from tcc_fast.step import TrainingStep
 
 PARTS = (
@@ -132,11 +132,15 @@ class PiecewiseStep:
             return torch.compile(function, fullgraph=True, dynamic=False) if compiled else function
 
         self._online, self._momentum = piece(training_step.online), piece(training_step.momentum)
-        self._compare, self._enqueue, self._follow = piece(self._loss), piece(training_step._enqueue), piece(follow)
+        self._compare, self._enqueue, self._update_twin = (
+            piece(self._loss),
+            piece(training_step._enqueue),
+            piece(update_twin),
+        )
         device = training_step.twin.prototypes.device
         momentum = training_step.config.momentum
-        pull = 1.0 - momentum_at(10**9, momentum.decay, momentum.warmup)
-        self._pull: Any = torch.tensor(pull, device=device) if compiled else pull
+        step_size = 1.0 - momentum_at(10**9, momentum.decay, momentum.warmup)
+        self._step_size: Any = torch.tensor(step_size, device=device) if compiled else step_size
         self._alpha: Any = torch.tensor(0.5, device=device) if compiled else 0.5
 
     def _loss(self, online: Any, momentum: Any, alpha: Any) -> Any:
@@ -170,7 +174,7 @@ class PiecewiseStep:
         meter.mark("optimiser")
         self._enqueue(first_keys, True)
         meter.mark("losses and queues")
-        self._follow(step.twin, step.model, self._pull)
+        self._update_twin(step.twin, step.model, self._step_size)
         meter.mark("EMA")
 
 

@@ -20,12 +20,13 @@ from torchvision import transforms
 
 from tcc_fast.batch import Batch
 from tcc_fast.bench.contenders import Task
+from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.model import TCC, momentum_at, momentum_twin
 from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
 from tcc_fast.resample import blur_kernel_size
-from tcc_fast.step import Alone, Losses, TrainingStep, build_queues
+from tcc_fast.step import Losses, TrainingStep, build_queues
 from tcc_fast.view_parameters import BLUR_SIGMA
 
 Item = tuple[Tensor, Tensor, int]
@@ -169,4 +170,4 @@ def build_plain_step(config: Config, device: torch.device) -> PlainStep:
     else:
         kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
         optimizer = kind(model.parameters(), optim.lr, weight_decay=optim.weight_decay)
-    return PlainStep(config, model, momentum_twin(model), queues, optimizer, Alone("no"))
+    return PlainStep(config, model, momentum_twin(model), queues, optimizer, SingleProcess("no"))

@@ -19,8 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from tcc_fast.bench.rounds import synchronise
+from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.config import Config
-from tcc_fast.step import Alone, TrainingStep, build_queues
+from tcc_fast.step import TrainingStep, build_queues
 
 COUNTED = 2
 """Pictures that the counting runs on; the work is proportional to their number."""
@@ -102,7 +103,7 @@ def count_work(config: Config, build: Callable[[], nn.Module], bf16: bool) -> di
     model: Any = build()
     queues = build_queues(config, config.model.num_clusters)
     queues.instance.written.fill_(config.queue.instance_length)
-    step = TrainingStep(config, model, model, queues, torch.optim.SGD(model.parameters(), 0.1), Alone("no"))
+    step = TrainingStep(config, model, model, queues, torch.optim.SGD(model.parameters(), 0.1), SingleProcess("no"))
     views = torch.randn(COUNTED, 3, size, size)
     elements = Elements(model)
     with elements:

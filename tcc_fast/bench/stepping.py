@@ -14,12 +14,13 @@ from tcc_fast.batch import Batch, Pipeline
 from tcc_fast.bench.contenders import Openers, Task, ahead
 from tcc_fast.bench.plain import build_plain_step, end_workers, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.rounds import Source
+from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.config import Config
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
 from tcc_fast.pipelines import choose_pipeline, open_backend
 from tcc_fast.session import STEPS
-from tcc_fast.step import Alone, TrainingStep, build_queues
+from tcc_fast.step import TrainingStep, build_queues
 
 PLAIN = "plain"
 PLAIN_FIXED = "plain, fixed"
@@ -68,7 +69,7 @@ def build_step(
     optimizer = build_optimizer(
         model, config.optim, compiled=compiling != "off" if for_compiling is None else for_compiling
     )
-    precision = Alone("bf16" if bf16 else "no")
+    precision = SingleProcess("bf16" if bf16 else "no")
     return STEPS[compiling](config, model, momentum_twin(model), queues, optimizer, precision)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tcc_fast.commented_yaml import WIDTH, commented_yaml
 from tcc_fast.config import Config, Section, all_keys, built_in_names, load_config
-from tcc_fast.settings import WIDTH, commented_yaml
 from tests.test_cli import type_in
 
 

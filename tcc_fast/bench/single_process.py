@@ -1,0 +1,22 @@
+"""What a step needs of Accelerate, for one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class SingleProcess:
+    """A `tcc_fast.step.Engine`, of which there can be several in a process: its precisions can then be compared."""
+
+    def __init__(self, mixed_precision: str) -> None:
+        self.mixed_precision = mixed_precision
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def unwrap_model(self, model: nn.Module) -> Any:
+        """Nothing is wrapped."""
+        return model
