@@ -153,8 +153,8 @@ class TorchPipeline(Position):
         self.set_epoch(self.epoch + 1)
 
     def _place(self, view: Tensor) -> Tensor:
-        moved = view.to(self.device, self.dtype, non_blocking=True)
-        return moved.contiguous(memory_format=torch.channels_last)
+        moved = view.to(self.device, non_blocking=True)  # as it is: the host would wait for one that it had to convert
+        return moved.to(dtype=self.dtype, memory_format=torch.channels_last)
 
     def close(self) -> None:
         """Stop the workers, at once: also when a half-used iterator, or the traceback of an error, still holds them."""

@@ -107,6 +107,7 @@ class TensorViews:
     ) -> None:
         self.recipe, self.image_size, self.dtype, self.device = recipe, image_size, dtype, device
         self.mean, self.std = mean.to(device), std.to(device)
+        self.products = torch.float16 if dtype == torch.bfloat16 else torch.float32  # finer than the views will be
         self._make, self._end = self._make_views, self._finish_view
         if compiled:
             self._make = torch.compile(self._make_views, fullgraph=True, dynamic=False)
@@ -131,10 +132,12 @@ class TensorViews:
         """(B, 3, H, W) uint8, (B, 2) and (2 B, NUM_DRAWS) to (2 B, 3, S, S)."""
         heights, widths = geometry.repeat(2, 1).unbind(1)
         parameters = parameters_of(self.recipe, numbers, heights, widths)
-        views = apply(chosen, parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths))
+        views = apply(
+            chosen, parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths), self.products
+        )
         return views.to(self.dtype)
 
     def _finish_view(self, crops: Tensor, rows: Tensor) -> Tensor:
         parameters = ViewParameters.unpack(rows)
         images = crops.permute(0, 3, 1, 2).to(torch.float32) / 255.0
-        return finish(images, parameters, self.recipe, self.mean, self.std).to(self.dtype)
+        return finish(images, parameters, self.recipe, self.mean, self.std, self.products).to(self.dtype)

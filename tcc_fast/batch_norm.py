@@ -1,14 +1,34 @@
-"""Batch norm whose statistics are those of the global batch, so that the number of ranks does not matter."""
+"""Batch norm: torch's without its count of batches, and one whose statistics are those of the global batch."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tcc_fast.distributed import gather, sum_over_ranks, total_over_ranks_, world_size
+
+
+class _Uncounted(_BatchNorm):
+    """Leaves `num_batches_tracked` as it is, which only a batch norm without a momentum reads: on a GPU, to count would
+    be a launch for each layer, in each network, in each step."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        running = (self.running_mean, self.running_var)
+        return F.batch_norm(input, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+
+
+class BatchNorm1d(_Uncounted, nn.BatchNorm1d):
+    """(b, C) normalised by its own mean and variance."""
+
+
+class BatchNorm2d(_Uncounted, nn.BatchNorm2d):
+    """(b, C, H, W) normalised by its own mean and variance."""
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -43,8 +63,6 @@ class GlobalBatchNorm(_BatchNorm):
 
     def fused(self, input: Tensor, kernels: Any = torch) -> Tensor:
         """The same by torch's kernels for CUDA, which ``kernels`` may replace."""
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
         tracked = (self.running_mean, self.running_var, self.momentum, self.eps)
         result: Tensor = _Fused.apply(input, self.weight, self.bias, tracked, kernels)
         return result
@@ -54,10 +72,8 @@ class GlobalBatchNorm(_BatchNorm):
         assert self.momentum is not None
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(unbiased, self.momentum)
-        self.num_batches_tracked.add_(1)
 
 
 class _Fused(torch.autograd.Function):

@@ -15,7 +15,7 @@ from tcc_fast.view_parameters import ViewParameters
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 JITTER_PARTS = ("brightness", "contrast", "saturation", "hue")
-CONTRAST = JITTER_PARTS.index("contrast")
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(len(JITTER_PARTS))
 
 
 class RGB(NamedTuple):
@@ -48,30 +48,46 @@ def colour_jitter(rgb: RGB, parameters: ViewParameters, recipe: AugmentConfig) -
     The contrast needs the mean of the whole image as it is by then; it is taken once, between what an image has before
     it and what it has after it.
     """
-    active = [i for i, part in enumerate(JITTER_PARTS) if getattr(recipe, part) > 0]
+    active = {place for place, part in enumerate(JITTER_PARTS) if getattr(recipe, part) > 0}
     if not active or not recipe.jitter:
         return rgb
-    pointwise = [part for part in active if part != CONTRAST]
+    # When each part has its turn, (B,) each.
+    turn = {part: (parameters.order == part).to(torch.uint8).argmax(dim=1) for part in range(len(JITTER_PARTS))}
     if CONTRAST not in active:
-        for turn in range(len(JITTER_PARTS)):
-            rgb = _turn(rgb, parameters, turn, pointwise, parameters.jitter)
-        return rgb
-    contrast_turn = (parameters.order == CONTRAST).to(torch.uint8).argmax(dim=1)
-    for turn in range(len(JITTER_PARTS) - 1):
-        rgb = _turn(rgb, parameters, turn, pointwise, parameters.jitter & (contrast_turn > turn))
+        return _pointwise(rgb, parameters, active, turn, dict.fromkeys(turn, parameters.jitter))
+    before = {part: parameters.jitter & (turn[part] < turn[CONTRAST]) for part in turn}
+    after = {part: parameters.jitter & (turn[part] > turn[CONTRAST]) for part in turn}
+    rgb = _pointwise(rgb, parameters, active, turn, before)
     rgb = where(parameters.jitter, _contrast(rgb, _for_pixels(parameters.factors[:, CONTRAST])), rgb)
-    for turn in range(1, len(JITTER_PARTS)):
-        rgb = _turn(rgb, parameters, turn, pointwise, parameters.jitter & (contrast_turn < turn))
-    return rgb
+    return _pointwise(rgb, parameters, active, turn, after)
 
 
-def _turn(rgb: RGB, parameters: ViewParameters, turn: int, parts: list[int], chosen: Tensor) -> RGB:
-    """The part that each chosen image has in this turn, if it is one of ``parts``."""
-    result = rgb
-    for part in parts:
-        now = chosen & (parameters.order[:, turn] == part)
-        result = where(now, _JITTER[part](rgb, _for_pixels(parameters.factors[:, part])), result)
-    return result
+def _pointwise(
+    rgb: RGB, parameters: ViewParameters, active: set[int], turn: dict[int, Tensor], chosen: dict[int, Tensor]
+) -> RGB:
+    """All active parts but the contrast, each in the images that are chosen for it, in every image's own order.
+
+    Hue costs several times what the others do, so it is computed once: what comes before it, and what comes after it,
+    are brightness and saturation in either order.
+    """
+
+    def change(rgb: RGB, part: int, now: Tensor) -> RGB:
+        if part not in active:
+            return rgb
+        return where(now, _JITTER[part](rgb, _for_pixels(parameters.factors[:, part])), rgb)
+
+    def brightness_and_saturation(rgb: RGB, before_hue: bool) -> RGB:
+        bright, saturated = (
+            chosen[part] & ((turn[part] < turn[HUE]) == before_hue) for part in (BRIGHTNESS, SATURATION)
+        )
+        saturated_first = turn[SATURATION] < turn[BRIGHTNESS]
+        rgb = change(rgb, SATURATION, saturated & saturated_first)
+        rgb = change(rgb, BRIGHTNESS, bright)
+        return change(rgb, SATURATION, saturated & ~saturated_first)
+
+    rgb = brightness_and_saturation(rgb, True)
+    rgb = change(rgb, HUE, chosen[HUE])
+    return brightness_and_saturation(rgb, False)
 
 
 def where(chosen: Tensor, new: RGB, old: RGB) -> RGB:

@@ -42,17 +42,17 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def tune(device: torch.device, precision: str, compiled: bool) -> None:
+def tune(device: torch.device, precision: str) -> None:
     """Set what torch keeps for the whole process; nothing on a CPU.
 
     Beside an encoder in bf16, what stays in fp32 (crops, contrasts) may round its factors to TF32, which has 3 bits
-    more. In fp32 nothing may, convolutions included, as they would by torch's default. A compiled step has batches of
-    one shape, so cuDNN may look for its fastest convolutions once.
+    more. In fp32 nothing may, convolutions included, as they would by torch's default. Batches have one shape, so cuDNN
+    may look for its fastest convolutions once.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
-        torch.backends.cudnn.benchmark = compiled
+        torch.backends.cudnn.benchmark = True
 
 
 def cpu_threads(device: torch.device) -> int | None:

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
+from tcc_fast.batch_norm import BatchNorm2d
 from tcc_fast.config import ModelConfig
 
 
@@ -34,23 +35,23 @@ class SmallResNet(nn.Module):
 def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:
     downsample = None
     if stride != 1 or inputs != outputs:
-        downsample = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-    return BasicBlock(inputs, outputs, stride, downsample)
+        downsample = nn.Sequential(conv1x1(inputs, outputs, stride), BatchNorm2d(outputs))
+    return BasicBlock(inputs, outputs, stride, downsample, norm_layer=BatchNorm2d)
 
 
 def _stem(channels: int, kind: str) -> nn.Sequential:
     if kind == "3x3":
         convolution = nn.Conv2d(3, channels, 3, 1, 1, bias=False)
-        return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        return nn.Sequential(convolution, BatchNorm2d(channels), nn.ReLU(inplace=True))
     convolution = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(convolution, BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
 
 
 def build_encoder(config: ModelConfig) -> nn.Module:
     """The encoder that ``config.backbone`` and ``config.stem`` name."""
     if config.backbone == "resnet_small":
         return SmallResNet(config.feature_dim, config.stem, config.width)
-    encoder = getattr(torchvision.models, config.backbone)(num_classes=config.feature_dim)
+    encoder = getattr(torchvision.models, config.backbone)(num_classes=config.feature_dim, norm_layer=BatchNorm2d)
     if config.stem == "3x3":
         encoder.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")

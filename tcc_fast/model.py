@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcc_fast.assign import gumbel_softmax, initial_prototypes, log_assignment
+from tcc_fast.batch_norm import BatchNorm1d
 from tcc_fast.config import LossConfig, ModelConfig
 from tcc_fast.encoder import build_encoder
 
@@ -41,9 +42,7 @@ class TCC(nn.Module):
         self.config = model
         self.gumbel_temperature = loss.gumbel_temperature
         self.encoder = build_encoder(model) if encoder is None else encoder
-        self.feature_norm = (
-            nn.BatchNorm1d(model.feature_dim, affine=False) if model.feature_batch_norm else nn.Identity()
-        )
+        self.feature_norm = BatchNorm1d(model.feature_dim, affine=False) if model.feature_batch_norm else nn.Identity()
         self.prototypes = nn.Parameter(initial_prototypes(model.prototype_init, model.num_clusters, model.feature_dim))
         self.cluster_embedding = nn.Linear(model.num_clusters, model.feature_dim)
 

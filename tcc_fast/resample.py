@@ -59,7 +59,7 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
 def crop_resize(
     images: Tensor, top: Tensor, left: Tensor, box_h: Tensor, box_w: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """Crop, antialiased resize and horizontal flip: (B, 3, H, W) and (V B,) each to (V B, 3, S, S)."""
+    """Crop, antialiased resize and horizontal flip: (B, 3, H, W) and (V B,) each to (V B, 3, S, S), in their dtype."""
     height, width = images.shape[-2:]
     rows = resize_weights(top, box_h, height, size)
     columns = resize_weights(left, box_w, width, size)
@@ -69,8 +69,8 @@ def crop_resize(
 def _products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """rows · image · columnsᵀ for each channel, in V views of each image.
 
-    Two products of matrices, which hold the channels side by side, and the rows of all views one below the other: no
-    image is there twice, and no matrix three times.
+    Two products of matrices in the images' dtype, which hold the channels side by side, and the rows of all views one
+    below the other: no image is there twice, and no matrix three times.
 
     Args:
         images: (B, 3, H, W).
@@ -80,6 +80,7 @@ def _products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (V B, 3, S, T).
     """
+    rows, columns = rows.to(images.dtype), columns.to(images.dtype)
     count, _, height, width = images.shape
     views, size = len(rows) // count, rows.shape[1]
     lines = images.transpose(1, 2).reshape(count, height, 3 * width)
@@ -100,7 +101,7 @@ def blur_kernel_size(size: int) -> int:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """GaussianBlur with a sigma for each image and reflected borders: (B, 3, S, S) to the same."""
+    """GaussianBlur with a sigma for each image and reflected borders: (B, 3, S, S) to the same, in their dtype."""
     weights = _blur_matrix(sigma, images.shape[-1])
     return _products(images, weights, weights)
 

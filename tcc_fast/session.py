@@ -182,7 +182,7 @@ def open_session(
     dtype = computing.view_dtype(precision == "bf16")
     compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
-    computing.tune(device, precision, compiled)
+    computing.tune(device, precision)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         say(choice.sentence)

@@ -321,6 +321,25 @@ def test_views_equal_torchvisions_operations_in_the_recipes_order(kind: str, hei
         torch.testing.assert_close(view, expected, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize(("size", "turned"), [(20, False), (20, True), (96, False)])
+def test_products_in_float16_are_off_by_less_than_half_a_level(size: int, turned: bool) -> None:
+    """Which is less than what views in bfloat16 are rounded by; products in bfloat16 would be off by more."""
+    still = {} if turned else {"rotation": 0.0, "shear": 0.0, "zoom": (1.0, 1.0)}
+    recipe = FULL.model_copy(update={"jitter": 0.0, "grey": 0.0, **still})
+    sources = pictures("noise", 32, 130, 112)
+    parameters = some_parameters(recipe, 64, 130, 112)
+    zero, one = torch.zeros(3), torch.ones(3)
+    exact = apply(sources, parameters, recipe, size, zero, one)
+
+    def levels_off(products: torch.dtype) -> Tensor:
+        return 255 * (apply(sources, parameters, recipe, size, zero, one, products=products) - exact).abs()
+
+    half = levels_off(torch.float16)
+    assert half.max() < 0.5
+    assert half.mean() < 0.05
+    assert levels_off(torch.bfloat16).max() > 0.5
+
+
 @pytest.mark.parametrize("recipe", [FULL, FULL.model_copy(update={"rotation": 0.0, "shear": 0.0, "zoom": (1.0, 1.0)})])
 def test_several_views_of_a_picture_are_those_made_one_by_one(recipe: AugmentConfig) -> None:
     sources = pictures("noise", 5, 30, 24)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tcc_fast.batch_norm import GlobalBatchNorm, share_batch_statistics
+from tcc_fast.batch_norm import BatchNorm2d, GlobalBatchNorm, share_batch_statistics
 from tests import batch_norm_kernels
 
 
@@ -38,12 +38,28 @@ def test_it_normalises_tracks_and_differentiates_as_torch_does(affine: bool, fus
             network(images).square().sin().sum().backward()
         for one, other in zip(plain.parameters(), shared.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-9)
+    assert list(plain.state_dict()) == list(shared.state_dict())
     for name, tensor in plain.state_dict().items():
+        if "num_batches" in name:  # ours does not count
+            continue
         torch.testing.assert_close(shared.state_dict()[name], tensor, msg=name)
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     for layer in (shared[1], shared[3]):
         vars(layer).pop("forward", None)
     torch.testing.assert_close(plain.eval()(images), shared.eval()(images))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_without_the_count_it_is_torchs_own(affine: bool) -> None:
+    counted, ours = nn.BatchNorm2d(3, affine=affine), BatchNorm2d(3, affine=affine)
+    images = [torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    for batch in images:
+        assert torch.equal(counted(batch), ours(batch))
+    assert ours.num_batches_tracked == 0
+    state = counted.state_dict()
+    assert list(state) == list(ours.state_dict())
+    ours.load_state_dict(state)
+    assert torch.equal(counted.eval()(images[0]), ours.eval()(images[0]))
 
 
 def test_bf16_keeps_its_statistics_in_full_precision() -> None:

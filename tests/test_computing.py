@@ -62,6 +62,6 @@ def test_fp32_is_fp32_on_a_gpu_in_products_and_in_convolutions(
     monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
-    tune(GPU, precision, compiled=True)
+    tune(GPU, precision)
     assert set_to == ["high" if rounds else "highest"]
     assert torch.backends.cudnn.allow_tf32 is rounds

@@ -189,7 +189,7 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
             found["deviations"][variant] = deviation(curves[REFERENCE], curves[variant], window)
 
     def watch_steps(compiling: str) -> None:
-        tune(amount.device, precision, compiling != "off")
+        tune(amount.device, precision)
         step = build_step(config, amount.device, precision == "bf16", compiling)
         pipeline, _ = open_feed(as_trained, compiled=compiling != "off")
         with closing(pipeline):

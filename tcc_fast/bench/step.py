@@ -79,7 +79,7 @@ def bench_step(
     """
     task = what.task
     bf16 = task.dtype == torch.bfloat16
-    tune(task.device, "bf16" if bf16 else "fp32", what.compiling != "off")
+    tune(task.device, "bf16" if bf16 else "fp32")
     contenders = step_openers(what, plain, feeds)
     recording = contenders.pop(GRAPHS, None) is not None
     result = compare(task, contenders, rounds, seconds, say, calibrate, PLAIN, FIXED)
