@@ -10,7 +10,8 @@ would be a part of the compiled code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -146,6 +147,20 @@ class CudaRecorder:
         self._graph = None
 
 
+@contextmanager
+def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """What a fused Adam wants to hear while it is recorded, and only then: it is, with its numbers on the device."""
+    groups = [group for group in optimizer.param_groups if "capturable" in group]
+    before = [group["capturable"] for group in groups]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group, value in zip(groups, before, strict=True):
+            group["capturable"] = value
+
+
 class GraphedStep(CompiledStep):
     """A `CompiledStep` that is launched as one: after a few steps it is recorded, and from then on replayed.
 
@@ -154,12 +169,17 @@ class GraphedStep(CompiledStep):
 
     Args:
         args: as of `CompiledStep`.
+        compiled: a step of the same networks, queues and optimiser, whose compiled pieces are taken; None: its own.
         recorder: None: CUDA graphs.
         kwargs: as of `CompiledStep`.
     """
 
-    def __init__(self, *args: Any, recorder: Recorder | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, compiled: CompiledStep | None = None, recorder: Recorder | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        if compiled is not None:
+            self._compiled_contrast, self._compiled_update = compiled._compiled_contrast, compiled._compiled_update
         self._recorder = CudaRecorder(self.twin.prototypes.device) if recorder is None else recorder
         self._phase: bool | None = None
         self._begin(None)
@@ -184,9 +204,8 @@ class GraphedStep(CompiledStep):
             return unpack(self._recorder.run_on_stream(work))
         if self._reported is None:
             self._inputs = [torch.empty_like(tensor) for tensor in inputs]
-            for group in self.optimizer.param_groups:
-                group["capturable"] = True  # what a fused Adam wants to hear: it is, with its numbers on the device
-            self._reported = self._recorder.record(lambda: self._run_on_inputs(len(noises), clusters_on))
+            with capturable(self.optimizer):
+                self._reported = self._recorder.record(lambda: self._run_on_inputs(len(noises), clusters_on))
         torch._foreach_copy_(self._inputs, inputs)
         self._recorder.replay()
         return unpack(self._reported.clone())  # the next replay writes there again

@@ -190,6 +190,42 @@ def test_a_turn_during_which_the_machine_was_slow_is_repeated() -> None:
 
 
 @pytest.mark.usefixtures("at_once")
+def test_what_waits_for_a_gpu_alone_is_not_repeated_for_a_slow_cpu() -> None:
+    source = counted(repeats=0)[0]
+    turns, _ = rounds.run_rounds({"one": source}, 1, 1e-6, CPU, Calibration(1, 2), lambda sentence: None)
+    assert [(turn.attempt, turn.kept) for turn in turns] == [(0, True)]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_after_each_round_all_that_was_found_is_kept(task: Task) -> None:
+    kept: list[dict[str, Any]] = []
+    source = counted()[0]
+    result = compare(task, {"torch": lambda: source}, 3, 1e-6, calibrate=Calibration(), keep=kept.append)
+    assert [len(found["turns"]) for found in kept] == [1, 2, 3]
+    assert kept[-1] == result
+    assert kept[0].keys() == result.keys()
+    assert kept[0]["results"]["torch"]["img_per_s"]["median"] == kept[0]["turns"][0]["img_per_s"]
+
+
+def test_the_host_runs_no_further_ahead_of_a_gpu_than_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, waited = itertools.count(), []
+
+    class Event:
+        def record(self, stream: str) -> None:
+            self.number = next(recorded)
+
+        def synchronize(self) -> None:
+            waited.append(self.number)
+
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: "stream")
+    pace = rounds.Pace(torch.device("cuda"))
+    for _ in range(5):
+        pace()
+    assert waited == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_machine_that_stays_slow_is_not_waited_for(task: Task) -> None:
     calibration = Calibration(*[2.0] * 6)
     source = counted()[0]

@@ -35,6 +35,7 @@ from tcc_fast.bench.stepping import (
     PLAIN_FIXED,
     StepTask,
     build_step,
+    eager,
     fixed_batch,
     step_openers,
     steps,
@@ -113,11 +114,11 @@ def test_the_pieces_together_are_the_step(
 ) -> None:
     """So what is measured is what a step does. Compiled, every piece is one graph: `fullgraph` allows no other."""
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, **options, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, **options | {"backend": "eager"}))
     chosen = [*ROUNDED, "loss.alpha=0.5", "momentum.warmup=false", f"loss.symmetric={symmetric}"]
     settings = load_config("digits", [*SETTINGS, *chosen])
     whole = build_step(settings, CPU, False, "off")
-    in_pieces = build_step(settings, CPU, False, "off", for_compiling=compiled)
+    in_pieces = eager(build_step(settings, CPU, False, "on" if compiled else "off"))
     piecewise, names = PiecewiseStep(in_pieces, compiled), Names()
     for number, batch in enumerate(batches_of(settings, digits)):
         whole(batch, number)
@@ -385,8 +386,8 @@ def test_the_recorded_step_comes_last(
 ) -> None:
     """A recording that fails may leave a process in which nothing works: here, not even the fixed batch."""
 
-    def openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ...] = (None,)) -> Openers:
-        found = step_openers(what, plain, feeds)
+    def openers(*arguments: Any, **options: Any) -> Openers:
+        found = step_openers(*arguments, **options)
         return found | {GRAPHS: found[FIXED] if works else broken}
 
     def broken(*arguments: Any) -> Source:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tcc_fast.batch import Batch
+from tcc_fast.bench.verify import restore, state_of
 from tcc_fast.compiled_step import SCALARS, WARM_UP, CompiledStep, DeviceScalar, GraphedStep, pack, unpack
 from tcc_fast.computing import compile_mode
 from tcc_fast.config import Config, config_from_tree
@@ -187,6 +188,7 @@ class PythonRecorder:
 
     def __init__(self) -> None:
         self.beside_count = self.recorded = self.replayed = self.forgotten = 0
+        self.groups: list[dict[str, Any]] = []
 
     def run_on_stream(self, work: Callable[[], Tensor]) -> Tensor:
         self.beside_count += 1
@@ -194,6 +196,7 @@ class PythonRecorder:
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
         self.recorded += 1
+        assert all(group.get("capturable", True) for group in self.groups)
         self.work, self.result = work, torch.full((SCALARS + 2 * K,), torch.nan, dtype=torch.float64)
         return self.result
 
@@ -210,11 +213,26 @@ class PythonRecorder:
 def test_the_recorded_step_is_the_eager_one(case: str, accelerator: Accelerator) -> None:
     settings, recorder = config(**CASES[case]), PythonRecorder()
     graphed = build(GraphedStep, settings, accelerator, recorder=recorder, backend="eager")
+    recorder.groups = graphed.optimizer.param_groups
     assert_same_run(graphed, build(TrainingStep, settings, accelerator), settings)
     assert recorder.recorded == 2  # of each phase
     assert recorder.beside_count == 2 * WARM_UP
     assert recorder.replayed == STEPS_ALL - 2 * WARM_UP
     assert recorder.forgotten == 3  # there is none yet; and before each phase
+
+
+def test_a_recorded_step_takes_what_another_has_compiled_and_both_begin_anew(accelerator: Accelerator) -> None:
+    """As the GPU report does it: one compilation serves three short trainings from the same state."""
+    settings, counter = config(), CompileCounterWithBackend("aot_eager")
+    compiled = build(CompiledStep, settings, accelerator, backend=counter)
+    parts = (settings, compiled.model, compiled.twin, compiled.queues, compiled.optimizer, accelerator, START)
+    graphed = GraphedStep(*parts, compiled=compiled, recorder=PythonRecorder())
+    beginning = state_of(compiled)
+    for step in (compiled, graphed, compiled):
+        restore(step, beginning)
+        assert_same_run(step, build(TrainingStep, settings, accelerator), settings)
+    assert counter.frame_count == 4
+    assert not any(group["capturable"] for group in compiled.optimizer.param_groups)  # it was, while it was recorded
 
 
 def test_losses_of_a_replay_outlive_the_next_one(accelerator: Accelerator) -> None:

@@ -15,19 +15,33 @@ import pytest
 import torch
 
 from tcc_fast.batch import Batch
-from tcc_fast.bench import Task, rounds, summarise, verify
+from tcc_fast.bench import Task, rounds, verify
 from tcc_fast.bench import step as bench_module
 from tcc_fast.bench.roofline import Rates
-from tcc_fast.bench.stepping import build_step, fed_by, open_feed
-from tcc_fast.bench.verify import deviation, exact_products, in_dtype, loss_curve, watch
-from tcc_fast.config import load_config
+from tcc_fast.bench.stepping import build_step, fed_by
+from tcc_fast.bench.verify import (
+    Curve,
+    ViewDeviation,
+    deviation,
+    exact_products,
+    in_dtype,
+    loss_curve,
+    restore,
+    state_deviation,
+    state_of,
+    view_deviation,
+    watch,
+)
+from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import open_dataset
+from tcc_fast.pipelines.view_maker import TensorViews
+from tcc_fast.step import TrainingStep
 from tests.conftest import TINY, load_tool
 from tests.test_bench_step import Quick
 from tests.test_cli import type_in
 from tests.test_step import fresh_accelerate
 
-PARTS = ("verify", "step-32", "step-96", "step-224", "memory", "quality", "run")
+PARTS = ("verify", "step-32", "step-96", "step-224", "small-batch", "memory", "quality", "run")
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +55,38 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The tool, in a hurry: small pictures, no waiting for rest, commands within this process, no DALI and no FFCV."""
     for needed in ("bench_pipelines", "gpu_page"):
         load_tool(needed)
-    tool = load_tool("gpu_report")
+    parts, tool = load_tool("gpu_parts"), load_tool("gpu_report")
     monkeypatch.setattr(rounds, "WARM_UP", 0.0)
     monkeypatch.setattr(rounds, "wait_until_idle", lambda limit: True)
     monkeypatch.setattr(bench_module, "PIECEWISE_STEPS", 2)
     monkeypatch.setattr(bench_module, "measure_rates", lambda device, dtype: Rates(1e12, 1e9))
     monkeypatch.setattr("tcc_fast.bench.Calibration", Quick)
-    monkeypatch.setattr(tool, "default_workers", lambda: 1)
+    monkeypatch.setattr(parts, "default_workers", lambda: 1)
     for package in ("nvidia.dali", "ffcv"):
         monkeypatch.setitem(sys.modules, package, None)
-    for name, case in tool.SPEED.items():
-        monkeypatch.setitem(tool.SPEED, name, tool.replace(case, image_size=16))
+    for name, case in parts.SPEED.items():
+        monkeypatch.setitem(parts.SPEED, name, parts.replace(case, image_size=16))
 
     def at_once(*arguments: str) -> float:
         with fresh_accelerate():
             type_in(*arguments)
         return 1.0
 
-    monkeypatch.setattr(tool, "tcc_fast", at_once)
+    monkeypatch.setattr(parts, "tcc_fast", at_once)
     yield tool
-    del sys.modules["gpu_report"]
+    del sys.modules["gpu_report"], sys.modules["gpu_parts"]
+
+
+@pytest.fixture
+def parts(tool: ModuleType) -> ModuleType:
+    """What it measures."""
+    return sys.modules["gpu_parts"]
+
+
+def measure_here(tool: ModuleType, part: str, out: Path, work: Path) -> None:
+    """A part in this process, and the report."""
+    tool.main([part, "--here", "--quick", "--out", str(out), "--work", str(work)])
+    tool.main(["--render", "--out", str(out)])
 
 
 @pytest.fixture
@@ -74,13 +100,13 @@ def test_every_part_runs_alone_and_adds_to_the_report(part: str, tool: ModuleTyp
     assert tuple(tool.PARTS) == PARTS
     out = tmp_path / "gpu.md"
     out.with_suffix(".json").write_text(json.dumps({"earlier": {"kept": True}}))
-    tool.main([part, "--quick", "--out", str(out), "--work", str(work)])
+    measure_here(tool, part, out, work)
     results, text = json.loads(out.with_suffix(".json").read_text()), out.read_text()
     assert "failed" not in results[part], results[part]
     assert results["earlier"] == {"kept": True}
     assert f"## `{part}`" in text
     assert "**No GPU was there" in text
-    assert ("not judged" in text) == (part not in ("quality", "run"))  # which have no goals
+    assert ("not judged" in text) == (part not in ("small-batch", "quality", "run"))  # which have no goals
     assert "reached |" not in text
     if part == "step-96":
         skipped = results[part]["skipped"]
@@ -132,6 +158,8 @@ def verified(**changed: Any) -> dict[str, Any]:
     fine = {
         "curves": {"fp32, eager": [1.0, 2.0], "bf16, compiled": [1.0, 2.0]},
         "deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.04},
+        "states": {"fp32, eager": {"twin": 0.0}, "fp32, compiled": {"twin": 0.02, "queues": 0.0}},
+        "views": {"mean": 0.004, "largest": 3.0, "off": 0.01},
         "watched": {"on": watched},
         "one_rank": {"ok": True, "backend": "nccl"},
         "failures": {},
@@ -142,25 +170,28 @@ def verified(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({}, [True, True, True, True]),
-        ({"deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.06}}, [False, True, True, True]),
-        ({"deviations": {"fp32, eager": 0.0, "bf16, compiled": float("nan")}}, [False, True, True, True]),
+        ({}, [True, True, True, True, True, True]),
+        ({"deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.06}}, [False, True, True, True, True, True]),
+        ({"deviations": {"fp32, eager": 0.0, "bf16, compiled": float("nan")}}, [False, True, True, True, True, True]),
         (
             {"watched": {"on": {"steps": 9, "graphs": 2, "compiled_later": 1, "error": "called a synchronizing"}}},
-            [True, False, False, True],
+            [True, True, True, False, False, True],
         ),
         (
             {"watched": {"on": {"steps": 9, "graphs": 2, "compiled_later": 0, "error": "would recompile"}}},
-            [True, False, False, True],
+            [True, True, True, False, False, True],
         ),
         (
             {"watched": {"on": {"steps": 9, "graphs": None, "compiled_later": None, "error": "no compiler"}}},
-            [True, False, False, True],
+            [True, True, True, False, False, True],
         ),
-        ({"one_rank": {"ok": False, "error": "no NCCL"}}, [True, True, True, False]),
-        ({"failures": {"losses, bf16, graphs": "cannot record"}}, [False, True, True, True]),
-        ({"failures": {"watched, graphs": "cannot record"}}, [True, False, False, True]),
-        ({"one_rank": None, "failures": {"one rank": "it took too long"}}, [True, True, True, False]),
+        ({"one_rank": {"ok": False, "error": "no NCCL"}}, [True, True, True, True, True, False]),
+        ({"failures": {"losses, bf16, graphs": "cannot record"}}, [False, True, True, True, True, True]),
+        ({"failures": {"watched, graphs": "cannot record"}}, [True, True, True, False, False, True]),
+        ({"one_rank": None, "failures": {"one rank": "it took too long"}}, [True, True, True, True, True, False]),
+        ({"states": {"fp32, graphs": {"twin": 1.0}}}, [True, False, True, True, True, True]),
+        ({"states": {"fp32, eager": {"twin": 0.0}}}, [True, None, True, True, True, True]),
+        ({"views": {"mean": 0.3, "largest": 9.0, "off": 0.5}}, [True, True, False, True, True, True]),
         (
             {
                 "curves": {},
@@ -168,11 +199,11 @@ def verified(**changed: Any) -> dict[str, Any]:
                 "watched": {},
                 "failures": {"losses, fp32, eager": "out of memory", "watched, on": "out of memory"},
             },
-            [False, False, False, True],
+            [False, True, True, False, False, True],
         ),
     ],
 )
-def test_what_must_hold(page: ModuleType, changed: dict[str, Any], expected: list[bool]) -> None:
+def test_what_must_hold(page: ModuleType, changed: dict[str, Any], expected: list[bool | None]) -> None:
     goals = page.verify_goals(verified(**changed))
     assert [goal.reached for goal in goals] == expected
     said = "\n".join(page.verify_section(verified(**changed)))
@@ -203,7 +234,7 @@ def test_a_part_that_fails_is_a_finding(tool: ModuleType, tmp_path: Path, monkey
         raise RuntimeError("no such luck")
 
     monkeypatch.setitem(tool.PARTS, "memory", fail)
-    tool.main(["memory", "--quick", "--out", str(tmp_path / "gpu.md"), "--work", str(tmp_path)])
+    measure_here(tool, "memory", tmp_path / "gpu.md", tmp_path)
     assert "- **failed**: RuntimeError: no such luck" in (tmp_path / "gpu.md").read_text()
 
 
@@ -216,7 +247,7 @@ def test_what_a_part_found_before_it_failed_is_shown(
     out = tmp_path / "gpu.md"
     for late, parts in (("idleness", True), ("measure_parts", False)):
         monkeypatch.setattr(bench_module, late, fail)
-        tool.main(["step-32", "--quick", "--out", str(out), "--work", str(work)])
+        measure_here(tool, "step-32", out, work)
         found, text = json.loads(out.with_suffix(".json").read_text())["step-32"], out.read_text()
         assert found["failed"] == "RuntimeError: no such luck"
         assert ("parts" in found) == parts
@@ -227,16 +258,16 @@ def test_what_a_part_found_before_it_failed_is_shown(
 
 
 def test_the_whole_run_is_on_the_largest_set_that_is_there(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(tool, "train_and_evaluate", lambda *arguments: made.append(arguments) or {})
-    monkeypatch.setattr(tool, "real_set", lambda name, amount: (load_config(name), amount.work / name))
-    amount = tool.sizes(False, tmp_path)
+    monkeypatch.setattr(parts, "train_and_evaluate", lambda *arguments: made.append(arguments) or {})
+    monkeypatch.setattr(parts, "real_set", lambda name, amount: (load_config(name), amount.work / name))
+    amount = parts.sizes(False, tmp_path)
     for name in ("mnist5k", "cifar10"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "dataset.json").touch()
-        tool.measure_run("run", amount, lambda found: None)
+        parts.measure_run("run", amount, lambda found: None)
     whole = tmp_path / "gpu-runs" / "whole"
     assert made == [
         (tmp_path / "mnist5k", "mnist5k", whole, ["model.backbone=resnet18", "data.image_size=32"]),
@@ -247,7 +278,9 @@ def test_the_whole_run_is_on_the_largest_set_that_is_there(
 def test_a_process_that_dies_takes_no_readings_with_it(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One dies halfway, one before it does anything, one when it has found all; all were measured earlier too."""
+    """One dies halfway, one before it does anything, one when it has found all, and one takes too long. All were
+    measured earlier too, which is kept until there are whole new figures.
+    """
 
     class Died(BaseException):
         pass
@@ -258,10 +291,12 @@ def test_a_process_that_dies_takes_no_readings_with_it(
 
     def run(command: list[str], **options: Any) -> Any:
         try:
-            if command[2] != "memory":
+            if command[2] not in ("memory", "step-32"):
                 tool.main(command[2:])
         except Died:
             return SimpleNamespace(returncode=-6)
+        if command[2] == "step-32":
+            raise subprocess.TimeoutExpired(command, options["timeout"])
         return SimpleNamespace(returncode=0 if command[2] == "quality" else -9)
 
     runs = {"why": "all that there is", "runs": {}}
@@ -269,35 +304,41 @@ def test_a_process_that_dies_takes_no_readings_with_it(
         monkeypatch.setitem(tool.PARTS, name, part)
     monkeypatch.setattr("subprocess.run", run)
     out = tmp_path / "gpu.md"
-    earlier = {"date": "earlier", "took": 1.0, "curves": {"earlier": [1.0]}, "share": 1.0, "failed": "earlier"}
-    out.with_suffix(".json").write_text(json.dumps(dict.fromkeys(("verify", "memory", "quality", "run"), earlier)))
-    tool.main(["verify", "memory", "quality", "run", "--quick", "--out", str(out), "--work", str(tmp_path)])
+    earlier = {"date": "earlier", "took": 1.0, "share": figure(0.5)}
+    names = ["verify", "step-32", "memory", "quality", "run"]
+    out.with_suffix(".json").write_text(json.dumps(dict.fromkeys(names, earlier)))
+    tool.main([*names, "--quick", "--out", str(out), "--work", str(tmp_path), "--limit", "560"])
     results, text = json.loads(out.with_suffix(".json").read_text()), out.read_text()
     assert results["verify"]["failed"] == "not finished; ended with exit status -6"
     assert results["verify"]["curves"] == verified()["curves"]
-    assert results["memory"].keys() == {"failed", "date", "took"}
-    assert results["memory"]["failed"] == results["run"]["failed"] == "ended with exit status -9"
+    assert results["memory"].keys() == {"failed", "date", "took", "earlier"}
+    assert results["memory"]["failed"] == "not finished; ended with exit status -9"
+    assert results["step-32"]["failed"] == "not finished; ended after 560 s"
+    assert results["run"]["failed"] == "ended with exit status -9"
     assert results["quality"].keys() == {"why", "runs", "date", "took"}
     assert results["run"]["why"] == "all that there is"
-    assert "- **failed**: ended with exit status -9" in text
+    assert results["verify"]["earlier"] == results["memory"]["earlier"] == results["step-32"]["earlier"] == earlier
+    assert "- **failed**: not finished; ended with exit status -9" in text
     assert "- **failed**: watched, graphs: not finished" in text
-    assert "earlier" not in text + json.dumps(results)
+    assert text.count("- what was measured earlier is kept in the JSON file") == 3
+    tool.main(["memory", "--quick", "--out", str(out), "--work", str(tmp_path)])  # fails again
+    assert json.loads(out.with_suffix(".json").read_text())["memory"]["earlier"] == earlier
 
 
 def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
-    tool: ModuleType, page: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
+    parts: ModuleType, page: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
 
-    def curve(task: Any, bf16: bool, compiling: str, steps: int) -> list[float]:
-        order.append(f"{'bf16' if bf16 else 'fp32'} {compiling}")
-        if (bf16, compiling) == (True, "on"):
+    def curve(training_step: Stand, task: Any, bf16: bool, steps: int) -> Curve:
+        order.append(f"{'bf16' if bf16 else 'fp32'} {training_step.mode}")
+        if (bf16, training_step.mode) == (True, "on"):
             raise RuntimeError("no compiler")
-        return [1.0, 2.0]
+        return Curve([1.0, 2.0], {"queues.Q.keys": torch.ones(2)})
 
-    def watched(training_step: str, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
-        order.append(f"watched {training_step}")
-        if training_step == "graphs":
+    def watched(training_step: Stand, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
+        order.append(f"watched {training_step.mode}")
+        if training_step.mode == "graphs":
             raise torch.OutOfMemoryError("all gone")
         return {"steps": steps, "graphs": 2, "compiled_later": 0, "error": None}
 
@@ -305,34 +346,61 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
         order.append("one rank")
         raise subprocess.TimeoutExpired("python", seconds)
 
-    monkeypatch.setattr(tool, "compile_mode", lambda *_: "on")
-    monkeypatch.setattr(tool, "loss_curve", curve)
-    monkeypatch.setattr(tool, "build_step", lambda config, device, bf16, compiling: compiling)
-    monkeypatch.setattr(tool, "endless", iter)
-    monkeypatch.setattr(tool, "open_feed", lambda task, compiled: (Feed(), "none"))
-    monkeypatch.setattr(tool, "watch", watched)
-    monkeypatch.setattr(tool, "python", python)
+    built: list[tuple[bool, str]] = []
+    stand_ins(parts, monkeypatch, built)
+    monkeypatch.setattr(parts, "loss_curve", curve)
+    monkeypatch.setattr(parts, "watch", watched)
+    monkeypatch.setattr(parts, "python", python)
     kept: list[dict[str, str]] = []
-    found = tool.measure_verify("verify", tool.sizes(True, work), lambda found: kept.append(dict(found["failures"])))
-    before = ["fp32 off", "bf16 off", "fp32 on", "bf16 on", "watched on", "one rank"]
-    assert order == [*before, "bf16 graphs", "watched graphs"]
-    assert list(found["curves"]) == ["fp32, eager", "bf16, eager", "fp32, compiled", "bf16, graphs"]
+    found = parts.measure_verify("verify", parts.sizes(True, work), lambda found: kept.append(dict(found["failures"])))
+    before = ["fp32 off", "bf16 off", "fp32 on", "bf16 on", "watched on", "views", "one rank"]
+    assert [one for one in order if one != "restored"] == [
+        *(one for one in before if one != "views"),
+        *("fp32 graphs", "bf16 graphs", "watched graphs"),
+    ]
+    assert built == [(False, "off"), (True, "off"), (False, "on"), (True, "on")]  # and compiled no more often
+    assert list(found["curves"]) == ["fp32, eager", "bf16, eager", "fp32, compiled", "fp32, graphs", "bf16, graphs"]
+    assert list(found["states"]) == ["fp32, eager", "fp32, compiled", "fp32, graphs"]
     assert list(found["watched"]) == ["on"]
     assert found["failures"] == {
         "losses, bf16, compiled": "RuntimeError: no compiler",
         "watched, graphs": "OutOfMemoryError: all gone",
         "one rank": "TimeoutExpired: Command 'python' timed out after 120.0 seconds",
     }
-    assert len(kept) == len(order)
+    assert len(kept) == len(order) + 1
     assert kept[0]["watched, graphs"] == "not finished"
     goals = page.verify_goals(found)
-    assert [goal.reached for goal in goals] == [False] * 4
+    assert [goal.reached for goal in goals] == [False, True, True, False, False, False]
     assert goals[0].measured == "0.0 %; losses, bf16, compiled failed"
     assert "- **failed**: watched, graphs: OutOfMemoryError: all gone" in page.verify_section(found)
 
 
-class Feed(list[Batch]):
-    """A pipeline of nothing."""
+class Stand:
+    """In place of a training step."""
+
+    def __init__(self, mode: str, bf16: bool) -> None:
+        self.mode, self.bf16 = mode, bf16
+
+
+def stand_ins(parts: ModuleType, monkeypatch: pytest.MonkeyPatch, built: list[tuple[bool, str]]) -> None:
+    """Nothing is compiled or trained; ``built`` are the steps that were."""
+
+    def build(config: Any, device: Any, bf16: bool, mode: str) -> Stand:
+        built.append((bf16, mode))
+        return Stand(mode, bf16)
+
+    monkeypatch.setattr(parts, "compile_mode", lambda *_: "on")
+    monkeypatch.setattr(parts, "build_step", build)
+    monkeypatch.setattr(parts, "recorded", lambda step: Stand("graphs", step.bf16))
+    monkeypatch.setattr(parts, "state_of", lambda step: {"queues.Q.keys": torch.zeros(2)})
+    monkeypatch.setattr(parts, "restore", lambda step, state: None)
+    monkeypatch.setattr(parts, "endless", iter)
+    monkeypatch.setattr(parts, "open_feed", lambda task, compiled: (Feed([task.dtype]), "none"))
+    monkeypatch.setattr(parts, "view_deviation", lambda recipe, size, device: ViewDeviation(0.001, 2.0, 0.0))
+
+
+class Feed(list[Any]):
+    """A pipeline of nothing that can be trained on."""
 
     def close(self) -> None:
         """Nothing to end."""
@@ -340,57 +408,43 @@ class Feed(list[Batch]):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_what_is_watched_is_what_trains(
-    precision: str, tool: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, parts: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned: list[Any] = []
 
-    def watched(training_step: Any, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
-        tuned.append((training_step.accelerator.mixed_precision, next(batches).view_1.dtype))
+    def watched(training_step: Stand, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
+        tuned.append((training_step.bf16, next(batches)))
         return {"steps": steps, "graphs": 2, "compiled_later": 0, "error": None}
 
-    monkeypatch.setattr(tool, "compile_mode", lambda *_: "on")
-    monkeypatch.setattr(tool, "resolve_precision", lambda choice, device: precision)
-    monkeypatch.setattr(tool, "tune", lambda *settings: tuned.append(settings[1:]))
-    monkeypatch.setattr(tool, "loss_curve", lambda *_: [1.0])
-    monkeypatch.setattr(tool, "open_feed", lambda task, compiled: open_feed(task))  # nothing is compiled here
-    monkeypatch.setattr(tool, "build_step", lambda *settings: build_step(*settings[:3], "off"))
-    monkeypatch.setattr(tool, "watch", watched)
+    stand_ins(parts, monkeypatch, [])
+    monkeypatch.setattr(parts, "resolve_precision", lambda choice, device: precision)
+    monkeypatch.setattr(parts, "tune", lambda device, precision: tuned.append(precision))
+    monkeypatch.setattr(parts, "loss_curve", lambda *_: Curve([1.0], {"queues.Q.keys": torch.ones(2)}))
+    monkeypatch.setattr(parts, "watch", watched)
     monkeypatch.setattr(
-        tool, "python", lambda *_, seconds: SimpleNamespace(returncode=0, stdout='{"ok": true}', stderr="")
+        parts, "python", lambda *_, seconds: SimpleNamespace(returncode=0, stdout='{"ok": true}', stderr="")
     )
-    found = tool.measure_verify("verify", tool.sizes(True, work), lambda found: None)
+    found = parts.measure_verify("verify", parts.sizes(True, work), lambda found: None)
     assert found["failures"] == {}
-    one = ("bf16", torch.bfloat16) if precision == "bf16" else ("no", torch.float32)
-    assert tuned == [(precision, True), one] * 2
+    one = (True, torch.bfloat16) if precision == "bf16" else (False, torch.float32)
+    assert tuned == [precision, one] * 2
 
 
-def test_the_long_queue_is_compared_within_rounds(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the second round the long one has no turn that is kept, which is no reason to have no figure."""
-    rates = [
-        ("J = 65,536", 0, 90.0),
-        ("J = 16", 0, 100.0),
-        ("J = 16", 1, 50.0),
-        ("J = 65,536", 2, 98.0),
-        ("J = 16", 2, 100.0),
-    ]
-    turns = [
-        {"kept": True, "contender": name, "round": number, "img_per_s": rate, "disturbed": False}
-        for name, number, rate in rates
-    ]
-
+def test_the_queue_is_a_share_of_the_step(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def compare(*arguments: Any) -> dict[str, Any]:
-        return {"results": summarise(turns, arguments[6], arguments[7]), "skipped": {"J = 65,536": "all gone"}}
+        assert list(arguments[1]) == [parts.FIXED]
+        return {"results": {parts.FIXED: {"img_per_s": figure(1600.0)}}}  # 16 pictures in 10 ms
 
-    monkeypatch.setattr(tool, "speed_task", lambda *_: SimpleNamespace(task=None))
-    monkeypatch.setattr(tool, "step_openers", lambda *_, plain: {tool.FIXED: None})
-    monkeypatch.setattr(tool, "compare", compare)
+    what = SimpleNamespace(task=None, config=None, compiling="off")
+    monkeypatch.setattr(parts, "speed_task", lambda case, amount, length: what)
+    monkeypatch.setattr(parts, "queue_milliseconds", lambda *_: [0.1, 0.2, 0.4])
+    monkeypatch.setattr(parts, "step_openers", lambda *_, plain: {parts.FIXED: None})
+    monkeypatch.setattr(parts, "compare", compare)
     kept: dict[str, Any] = {}
-    found = tool.measure_memory("memory", tool.sizes(True, Path()), kept.update)
-    assert found["share"] == pytest.approx({"median": 0.06, "min": 0.02, "max": 0.1})
-    del turns[0], turns[2], kept["results"]
-    with pytest.raises(ValueError, match="no round has a turn of both queues: J = 65,536: all gone"):
-        tool.measure_memory("memory", tool.sizes(True, Path()), kept.update)
-    assert kept["results"].keys() == {"J = 16"}
+    found = parts.measure_memory("memory", parts.sizes(True, Path()), kept.update)
+    assert kept["queue_ms"] == {"median": 0.2, "min": 0.1, "max": 0.4}
+    assert found["step_ms"] == pytest.approx(10.0)
+    assert found["share"] == pytest.approx({"median": 0.02, "min": 0.01, "max": 0.04})
 
 
 def test_an_unknown_part_is_refused(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -414,31 +468,75 @@ def test_precision_is_given_back() -> None:
     before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
     with exact_products(True):
         assert torch.get_float32_matmul_precision() == "highest"
-        assert (cudnn.allow_tf32, cudnn.benchmark) == (False, False)
-        with exact_products(False, True):
+        assert (cudnn.allow_tf32, cudnn.benchmark) == (False, True)
+        with exact_products(False):
             assert (cudnn.allow_tf32, cudnn.benchmark) == (True, True)
-        assert not cudnn.benchmark
+        assert not cudnn.allow_tf32
     assert (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark) == before
 
 
-@pytest.mark.parametrize("compiling", ["off", "on"])
-def test_a_curve_has_the_convolutions_of_the_tuned_step(
-    compiling: str, digits: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    searched: list[bool] = []
-    settings = load_config("digits", [*TINY, "model.num_clusters=10", "train.batch_size=8"])
-    real = build_step(settings, torch.device("cpu"), True, "off")
+def small_step(compiling: str = "off", *changed: str) -> tuple[TrainingStep, Config]:
+    settings = load_config("digits", [*TINY, "model.num_clusters=10", "train.batch_size=8", *changed])
+    return build_step(settings, torch.device("cpu"), False, compiling), settings
 
-    class Step:
-        optimizer = real.optimizer
 
-        def __call__(self, batch: Batch, step: int) -> Any:
-            searched.append(torch.backends.cudnn.benchmark)
-            return real(batch, step)
+def test_a_curve_is_the_same_again_from_the_same_state(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "STATE_AFTER", 2)
+    step, settings = small_step()
+    task, beginning = Task(open_dataset(digits), settings, torch.device("cpu")), state_of(step)
+    first = loss_curve(step, task, False, 3)
+    assert len(first.losses) == 3
+    restore(step, beginning)
+    assert state_deviation(beginning, first.state, state_of(step)) == dict.fromkeys(KINDS, 1.0)
+    again = loss_curve(step, task, False, 3)
+    assert again.losses == first.losses
+    assert state_deviation(beginning, first.state, again.state) == dict.fromkeys(KINDS, 0.0)
 
-    monkeypatch.setattr(verify, "build_step", lambda *_: Step())
-    assert len(loss_curve(Task(open_dataset(digits), settings, torch.device("cpu")), True, compiling, 2)) == 2
-    assert searched == [compiling == "on"] * 2
+
+KINDS = ("parameters", "statistics", "twin's parameters", "twin's statistics", "queues")
+
+
+@pytest.mark.parametrize(
+    ("frozen", "kind"),
+    [("_enqueue", "queues"), ("update_twin", "twin's parameters"), ("step", "parameters")],
+)
+def test_what_stands_still_is_off_by_one(frozen: str, kind: str, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "STATE_AFTER", 2)
+    step, settings = small_step()
+    task, beginning = Task(open_dataset(digits), settings, torch.device("cpu")), state_of(step)
+    reference = loss_curve(step, task, False, 2)
+    restore(step, beginning)
+    if frozen == "update_twin":
+        monkeypatch.setattr("tcc_fast.step.update_twin", lambda *_: None)
+    else:
+        monkeypatch.setattr(step.optimizer if frozen == "step" else step, frozen, lambda *_: None)
+    off = state_deviation(beginning, reference.state, loss_curve(step, task, False, 2).state)
+    assert off[kind] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_compiled_views_are_compared_with_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On pictures that a wrong crop would change: shifted by a pixel, they are off by levels."""
+    recipe, device = load_config("imagenet10").augment, torch.device("cpu")
+    made = verify.TensorViews.stored
+
+    def shifted(self: Any, *arguments: Any) -> Any:
+        views = made(self, *arguments)
+        return tuple(view.roll(self.pixels, -1) for view in views)
+
+    def maker(*arguments: Any) -> Any:
+        *settings, compiled = arguments
+        views = TensorViews(*settings)
+        views.pixels = int(compiled) * wrong  # type: ignore[attr-defined]
+        return views
+
+    monkeypatch.setattr(TensorViews, "stored", shifted)
+    monkeypatch.setattr(verify, "TensorViews", maker)
+    wrong = 0
+    assert view_deviation(recipe, 24, device, 16) == (0.0, 0.0, 0.0)
+    wrong = 1
+    found = view_deviation(recipe, 24, device, 16)
+    assert found.mean > 1
+    assert found.off > 0.9
 
 
 def test_a_step_that_fails_at_once_is_a_finding() -> None:

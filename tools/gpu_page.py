@@ -18,24 +18,31 @@ REFERENCE = "fp32, eager"
 """The curve that the others are compared with."""
 TOLERANCE = 0.05
 """By how much window means of the losses may differ, as a share."""
+STATE_TOLERANCE = 0.1
+"""How far compiled steps may part from eager ones in fp32 after ten of them, as a share of what has changed: Adam makes
+steps of full size of gradients that are nearly nothing, and those differ by rounding."""
+VIEW_TOLERANCE = 0.02
+"""Grey levels by which compiled views may differ from eager ones, on average."""
 
 
 @dataclass(frozen=True)
 class SpeedCase:
-    """A size at which a step is measured: its pictures (a case of tools/bench_pipelines.py), stem, and goals."""
+    """A size at which a step is measured: its pictures (a case of tools/bench_pipelines.py), stem, the config whose
+    augmentation it has, and goals."""
 
     pictures: str
     image_size: int
     stem: str
+    recipe: str
     from_memory: bool
     rate: float
     ratio: float
 
 
 SPEED = {
-    "step-32": SpeedCase("memory-32", 32, "3x3", True, 20_000, 4),
-    "step-96": SpeedCase("short-96", 96, "7x7", False, 35_000, 10),
-    "step-224": SpeedCase("memory-224", 224, "7x7", False, 7_000, 10),
+    "step-32": SpeedCase("memory-32", 32, "3x3", "cifar10", True, 20_000, 4),
+    "step-96": SpeedCase("short-96", 96, "7x7", "imagenet10", False, 35_000, 10),
+    "step-224": SpeedCase("memory-224", 224, "7x7", "imagenet10-224", False, 7_000, 10),
 }
 
 
@@ -95,7 +102,14 @@ def share_goal(what: str, wanted: str, result: dict[str, Any] | None, most: floa
 def verify_goals(result: dict[str, Any] | None) -> list[Goal]:
     """Curves, waiting, recompilations, NCCL."""
     if not result or "curves" not in result:
-        missing = ("losses, tuned against fp32 eager", "steps that wait", "graphs compiled after warm-up", "one rank")
+        missing = (
+            "losses, tuned against fp32 eager",
+            "state after ten steps",
+            "compiled views",
+            "steps that wait",
+            "graphs compiled after warm-up",
+            "one rank",
+        )
         return [Goal(what, "", None, None) for what in missing]
     finite = [value if math.isfinite(value) else math.inf for value in result["deviations"].values()]
     worst = [f"{100 * max(finite):.1f} %"] if finite else []
@@ -114,6 +128,8 @@ def verify_goals(result: dict[str, Any] | None) -> list[Goal]:
             "; ".join(worst + lost),
             not lost and max(finite) <= TOLERANCE,
         ),
+        state_goal(result),
+        view_goal(result),
         Goal(
             f"steps that wait, of {'?' if not steps else steps[0]}",
             "none",
@@ -128,6 +144,25 @@ def verify_goals(result: dict[str, Any] | None) -> list[Goal]:
         ),
         Goal("one rank: collectives, DDP, batch norm", "works", rank.get("backend") or rank["error"], rank["ok"]),
     ]
+
+
+def state_goal(result: dict[str, Any]) -> Goal:
+    """Whether compiled and recorded steps do what eager ones do, in fp32."""
+    compiled = {one: state for one, state in result["states"].items() if one != REFERENCE}
+    what, wanted = "state after ten steps, compiled against eager", f"≤ {percent(STATE_TOLERANCE)}"
+    if not compiled:
+        return Goal(what, wanted, None, None)
+    worst = max(value for state in compiled.values() for value in state.values())
+    return Goal(what, wanted, f"{100 * worst:.2g} %", worst <= STATE_TOLERANCE)
+
+
+def view_goal(result: dict[str, Any]) -> Goal:
+    """Whether compiled views are the eager ones."""
+    what, wanted = "compiled views against eager ones, grey levels", f"≤ {VIEW_TOLERANCE}"
+    if "views" not in result:
+        return Goal(what, wanted, None, None)
+    mean = result["views"]["mean"]
+    return Goal(what, wanted, f"{mean:.2g}", mean <= VIEW_TOLERANCE)
 
 
 KINDS = ("losses", "watched")
@@ -180,23 +215,38 @@ def section(name: str, result: dict[str, Any]) -> list[str]:
     lines = [f"- measured {result['date']} in {result['took']:.0f} s"]
     if "failed" in result:  # after it had found whatever follows
         lines.append(f"- **failed**: {result['failed']}")
+    if "earlier" in result:
+        lines.append(f"- what was measured {result['earlier']['date']} is kept in the JSON file")
     if name in SPEED and "results" in result:
         lines += speed_section(result)
     if name == "verify" and "curves" in result:
         lines += verify_section(result)
-    if name == "memory" and "results" in result:
+    if name == "memory" and "queue_ms" in result:
         lines += memory_section(result)
+    if name == "small-batch" and "results" in result:
+        lines += small_batch_section(result)
     if "runs" in result:
         lines += run_section(result)
     return lines
 
 
 def memory_section(result: dict[str, Any]) -> list[str]:
-    """Both speeds, and what the difference is."""
-    lines = [f"- {one}: {found['img_per_s']['median']:,.0f} img/s" for one, found in result["results"].items()]
-    lines += [f"- left out: {one}: {why}" for one, why in result["skipped"].items()]
+    """The queue's part, and the whole of which it is one."""
+    queue = result["queue_ms"]["median"]
+    lines = [f"- contrast against J = 65 536, forwards and backwards, and the update of Q: {queue:.3g} ms"]
     if "share" in result:
-        lines.append(f"- the long queue costs {100 * result['share']['median']:.1f} % of the step")
+        share = 100 * result["share"]["median"]
+        lines.append(f"- the step with them: {result['step_ms']:.3g} ms, of which that is {share:.1f} %")
+    return lines
+
+
+def small_batch_section(result: dict[str, Any]) -> list[str]:
+    """Both ways to launch it."""
+    lines = [f"- {line}" for line in heading(result)]
+    lines += [f"- {one}: {found['img_per_s']['median']:,.0f} img/s" for one, found in result["results"].items()]
+    lines += [f"- left out: {one}: {why}" for one, why in result["skipped"].items()]
+    if gain := result["results"].get(GRAPHS, {}).get("ratio"):
+        lines.append(f"- recorded, it is {gain['median']:.3f} times as fast")
     return lines
 
 
@@ -243,6 +293,16 @@ def verify_section(result: dict[str, Any]) -> list[str]:
         else f"- compile={mode}: the warm-up failed: {one['error']}"
         for mode, one in result["watched"].items()
     ]
+    watched += [
+        f"- {one} after ten steps, off by: " + ", ".join(f"{kind} {100 * value:.2g} %" for kind, value in state.items())
+        for one, state in result["states"].items()
+        if one != REFERENCE
+    ]
+    if views := result.get("views"):
+        watched.append(
+            f"- compiled views: {views['mean']:.2g} grey levels from eager ones on average, {views['largest']:.2g} at "
+            f"most; {100 * views['off']:.2g} % of them are off by more than one somewhere"
+        )
     rank = one_rank(result)
     works = "works" if rank["ok"] else rank["error"]
     said = f"- one rank: {rank.get('backend', '')} {works}; two NCCL ranks need two GPUs"

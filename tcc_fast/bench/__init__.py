@@ -17,7 +17,7 @@ from typing import Any
 from tcc_fast.bench.calibrate import Calibration
 from tcc_fast.bench.contenders import BASELINE, DECODE, PIPELINES, Openers, Task, openers
 from tcc_fast.bench.machine import describe_data, describe_machine, versions
-from tcc_fast.bench.rounds import Calibrate, Source, first_batch, reason, run_rounds
+from tcc_fast.bench.rounds import Calibrate, Source, Turn, first_batch, reason, run_rounds
 from tcc_fast.bench.summary import summarise
 
 __all__ = ["BASELINE", "DECODE", "PIPELINES", "Source", "Task", "check_options", "compare", "openers", "summarise"]
@@ -32,6 +32,7 @@ def compare(
     calibrate: Calibrate | None = None,
     baseline: str = BASELINE,
     ceiling: str = DECODE,
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
 ) -> dict[str, Any]:
     """Measure contenders against each other.
 
@@ -44,6 +45,7 @@ def compare(
         calibrate: in place of the fixed piece of work.
         baseline: the contender that the others are compared with.
         ceiling: the one of which the others reach a share.
+        keep: given after each round what is returned after the last.
 
     Returns:
         Plain data: what was measured and on what, every turn under ``turns``, the figures of `summarise` under
@@ -68,37 +70,43 @@ def compare(
         used = calibrate or own
         assert used is not None
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        made, failed = run_rounds(sources, rounds, seconds, task.device, used, say)
-        skipped |= failed
-        _check_any((turn.contender for turn in made if turn.kept), ceiling, skipped)
-        best = used.best  # of all, also of those that came after a turn
+        about = {
+            "started": started,
+            "machine": describe_machine(task.device),
+            "versions": versions(),
+            "data": describe_data(task),
+            "device": str(task.device),
+            "dtype": str(task.dtype).removeprefix("torch."),
+            "threads": task.threads,
+            "long_epochs": task.long_epochs,
+            "rounds": rounds,
+            "seconds": seconds,
+            "baseline": baseline if baseline in sources else None,
+            "contenders": {
+                name: {"note": source.note, "first_batch_seconds": first[name]} for name, source in sources.items()
+            },
+        }
+
+        def found_so_far(made: list[Turn], failed: dict[str, str]) -> dict[str, Any]:
+            turns = [turn.to_json(used.best) for turn in made]  # judged by the best of all, also those after a turn
+            return about | {
+                "calibration_best": used.best,
+                "repeated": sum(not turn["kept"] for turn in turns),
+                "skipped": skipped | failed,
+                "results": summarise(turns, baseline, ceiling),
+                "turns": turns,
+            }
+
+        made, failed = run_rounds(
+            sources, rounds, seconds, task.device, used, say, lambda *found: keep(found_so_far(*found))
+        )
+        _check_any((turn.contender for turn in made if turn.kept), ceiling, skipped | failed)
     finally:
         for source in sources.values():
             source.close()
         if own is not None:
             own.close()
-    turns = [turn.to_json(best) for turn in made]
-    return {
-        "started": started,
-        "machine": describe_machine(task.device),
-        "versions": versions(),
-        "data": describe_data(task),
-        "device": str(task.device),
-        "dtype": str(task.dtype).removeprefix("torch."),
-        "threads": task.threads,
-        "long_epochs": task.long_epochs,
-        "rounds": rounds,
-        "seconds": seconds,
-        "baseline": baseline if baseline in sources else None,
-        "calibration_best": best,
-        "repeated": sum(not turn["kept"] for turn in turns),
-        "contenders": {
-            name: {"note": source.note, "first_batch_seconds": first[name]} for name, source in sources.items()
-        },
-        "skipped": skipped,
-        "results": summarise(turns, baseline, ceiling),
-        "turns": turns,
-    }
+    return found_so_far(made, failed)
 
 
 def _check_any(names: Iterable[str], ceiling: str, skipped: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ class Source:
         stride: batches that are in the making side by side: a turn is a multiple of it, else it would begin after
             the first of them and end after the last, or the other way round.
         close: ends all that it started.
+        repeats: how often a turn of it is made again when the CPU was disturbed; 0 for what waits for a GPU alone.
     """
 
     batches: Iterator[int]
@@ -39,6 +41,7 @@ class Source:
     ahead: int = 0
     stride: int = 1
     close: Callable[[], None] = lambda: None
+    repeats: int = REPEATS
 
 
 class Calibrate(Protocol):
@@ -110,6 +113,7 @@ def run_rounds(
     device: torch.device,
     calibrate: Calibrate,
     say: Callable[[str], None],
+    after_round: Callable[[list[Turn], dict[str, str]], None] = lambda turns, failed: None,
 ) -> tuple[list[Turn], dict[str, str]]:
     """Every turn that was made, those that had to be repeated included, and why which contenders had no more of them.
 
@@ -122,6 +126,7 @@ def run_rounds(
         device: whose work is waited for at both ends of a turn.
         calibrate: run before and after each turn.
         say: told what goes on.
+        after_round: given what will be returned, as far as it is known after each round that has a turn.
     """
     turns: list[Turn] = []
     failed: dict[str, str] = {}
@@ -129,7 +134,7 @@ def run_rounds(
     for number in range(rounds):
         shift = number % len(names)
         for place, name in enumerate(names[shift:] + names[:shift]):
-            for attempt in range(1 + REPEATS):
+            for attempt in range(1 + sources[name].repeats):
                 if name in failed:
                     break
                 say(f"round {number + 1} of {rounds}: {name}" + (", repeated" if attempt else ""))
@@ -138,10 +143,12 @@ def run_rounds(
                 except Exception as error:  # such as a lack of memory; the others can still be measured
                     failed[name] = f"from round {number + 1} on: {reason(error)}"
                     break
-                if turn.slowdown(calibrate.best) <= SLOW or attempt == REPEATS:
+                if turn.slowdown(calibrate.best) <= SLOW or attempt == sources[name].repeats:
                     turns.append(replace(turn, kept=True))
                     break
                 turns.append(turn)
+        if turns:
+            after_round(turns, failed)
     return turns, failed
 
 
@@ -171,14 +178,37 @@ def _filling(source: Source, seconds: float) -> float:
 def take(source: Source, device: torch.device, seconds: float) -> tuple[int, int, float]:
     """Take batches for at least so many seconds; returns pictures, batches and the seconds that it took."""
     synchronise(device)
-    pictures, batches, started = 0, 0, time.perf_counter()
+    pictures, batches, started, pace = 0, 0, time.perf_counter(), Pace(device)
     while True:
         pictures += next(source.batches)
         batches += 1
+        pace()
         if batches % source.stride == 0 and time.perf_counter() - started >= seconds:
             break
     synchronise(device)
     return pictures, batches, time.perf_counter() - started
+
+
+class Pace:
+    """Called after each batch, keeps the host from running further ahead of a GPU than `AHEAD` batches.
+
+    A recorded step is launched in a moment: by the clock of the host, a turn of seconds would be one of minutes.
+    """
+
+    AHEAD = 2
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: deque[torch.cuda.Event] = deque()
+
+    def __call__(self) -> None:
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        self._events.append(event)
+        if len(self._events) > self.AHEAD:
+            self._events.popleft().synchronize()
 
 
 def synchronise(device: torch.device) -> None:

@@ -11,13 +11,14 @@ import gc
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from typing import Any
 
 import torch
 
+from tcc_fast.batch import Batch
 from tcc_fast.bench import compare
 from tcc_fast.bench.parts import PARTS, PeakMemory, PiecewiseStep, busy_milliseconds, clock, measure_parts
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
@@ -28,15 +29,17 @@ from tcc_fast.bench.stepping import (
     GRAPHS,
     PLAIN,
     StepTask,
-    build_step,
+    eager,
     endless,
     open_feed,
+    own_step,
     step_openers,
     steps,
 )
 from tcc_fast.bench.summary import Figure
 from tcc_fast.computing import tune
 from tcc_fast.model import TCC
+from tcc_fast.step import TrainingStep
 
 PIECEWISE_STEPS = 10
 """Steps that are done in pieces, at least."""
@@ -80,11 +83,15 @@ def bench_step(
     task = what.task
     bf16 = task.dtype == torch.bfloat16
     tune(task.device, "bf16" if bf16 else "fp32")
-    contenders = step_openers(what, plain, feeds)
+    ours = own_step(what)
+    contenders = step_openers(what, plain, feeds, ours)
     recording = contenders.pop(GRAPHS, None) is not None
-    result = compare(task, contenders, rounds, seconds, say, calibrate, PLAIN, FIXED)
-    result["compile"] = what.compiling
-    keep(result)
+    compiling = {"compile": what.compiling}
+
+    def keep_round(found: dict[str, Any]) -> None:
+        keep(found | compiling)
+
+    result = compare(task, contenders, rounds, seconds, say, calibrate, PLAIN, FIXED, keep_round) | compiling
     del contenders
     gc.collect()  # models and batches of the contenders
     say("measuring the device")
@@ -95,7 +102,7 @@ def bench_step(
     keep(result)
     say("piece by piece")
     compiled = what.compiling != "off"
-    piecewise = PiecewiseStep(build_step(what.config, task.device, bf16, "off", for_compiling=compiled), compiled)
+    piecewise = PiecewiseStep(eager(ours()), compiled)
     pipeline, _ = open_feed(task, feeds[0], compiled)
     with closing(pipeline):
         batches = endless(pipeline)
@@ -108,12 +115,12 @@ def bench_step(
             keep(result)
         say("watching for idleness")
         del piecewise
-        result["whole"]["idle"] = idleness(what, batches)
+        result["whole"]["idle"] = idleness(ours(), batches, task.device)
     keep(result)
     if recording:  # last of all: if it fails, nothing else may work any more in this process
         gc.collect()
-        anew = step_openers(what, plain=False)
-        pair = {name: anew[name] for name in (FIXED, GRAPHS)}
+        both = step_openers(what, plain=False, ours=ours)
+        pair = {name: both[name] for name in (FIXED, GRAPHS)}
         try:
             add_recorded(result, compare(task, pair, rounds, seconds, say, calibrate, PLAIN, FIXED))
         except Exception as error:
@@ -128,19 +135,18 @@ def add_recorded(result: dict[str, Any], pair: dict[str, Any]) -> None:
     result["recorded"] = pair
 
 
-def idleness(what: StepTask, batches: Any) -> float | None:
+def idleness(step: TrainingStep, batches: Iterator[Batch], device: torch.device) -> float | None:
     """Share of the time in which a GPU does nothing while it trains; None on a CPU."""
-    task = what.task
-    if task.device.type != "cuda":
+    if device.type != "cuda":
         return None
-    training = steps(build_step(what.config, task.device, task.dtype == torch.bfloat16, what.compiling), batches)
+    training = steps(step, batches)
     deque(islice(training, WATCHED_STEPS), maxlen=0)
-    synchronise(task.device)
+    synchronise(device)
     started = time.perf_counter()
     deque(islice(training, WATCHED_STEPS), maxlen=0)
-    synchronise(task.device)
+    synchronise(device)
     milliseconds = 1e3 * (time.perf_counter() - started)
-    busy = busy_milliseconds(lambda: deque(islice(training, WATCHED_STEPS), maxlen=0).clear(), task.device)
+    busy = busy_milliseconds(lambda: deque(islice(training, WATCHED_STEPS), maxlen=0).clear(), device)
     return None if busy is None else max(0.0, 1.0 - busy / milliseconds)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from tcc_fast.batch import Batch, Pipeline
 from tcc_fast.bench.contenders import Openers, Task, ahead
 from tcc_fast.bench.plain import build_plain_step, end_workers, loader_note, plain_batches, plain_loader
-from tcc_fast.bench.rounds import Source
+from tcc_fast.bench.rounds import REPEATS, Source
 from tcc_fast.bench.single_process import SingleProcess
+from tcc_fast.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.config import Config
 from tcc_fast.model import TCC, momentum_twin
 from tcc_fast.optim import build_optimizer
@@ -50,9 +51,7 @@ class StepTask:
         return self.task.config
 
 
-def build_step(
-    config: Config, device: torch.device, bf16: bool, compiling: str, for_compiling: bool | None = None
-) -> TrainingStep:
+def build_step(config: Config, device: torch.device, bf16: bool, compiling: str) -> TrainingStep:
     """A fresh step of these settings, for one process; clusters are on from its first step.
 
     Args:
@@ -60,17 +59,26 @@ def build_step(
         device: where it runs.
         bf16: whether the encoder runs in bf16.
         compiling: `off`, `on` or `graphs`.
-        for_compiling: whether the optimiser is that of a compiled step; None: if the step is.
     """
     assert config.model.num_clusters is not None
     torch.manual_seed(config.seed)
     model = TCC(config.model, config.loss).to(device).to(memory_format=torch.channels_last)
     queues = build_queues(config, config.model.num_clusters, device=device)
-    optimizer = build_optimizer(
-        model, config.optim, compiled=compiling != "off" if for_compiling is None else for_compiling
-    )
+    optimizer = build_optimizer(model, config.optim, compiled=compiling != "off")
     precision = SingleProcess("bf16" if bf16 else "no")
     return STEPS[compiling](config, model, momentum_twin(model), queues, optimizer, precision)
+
+
+def eager(step: TrainingStep) -> TrainingStep:
+    """The step of the same networks, queues and optimiser, not compiled."""
+    return TrainingStep(step.config, step.model, step.twin, step.queues, step.optimizer, step.accelerator)
+
+
+def recorded(step: TrainingStep) -> GraphedStep:
+    """The same compiled step, of the same networks, launched as one CUDA graph."""
+    assert isinstance(step, CompiledStep)
+    parts = (step.config, step.model, step.twin, step.queues, step.optimizer, step.accelerator)
+    return GraphedStep(*parts, compiled=step)
 
 
 def open_feed(task: Task, name: str | None = None, compiled: bool = False) -> tuple[Pipeline, str]:
@@ -116,21 +124,31 @@ def steps(training_step: TrainingStep, batches: Iterable[Batch]) -> Iterator[int
         yield len(batch.index)
 
 
-def step_openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ...] = (None,)) -> Openers:
+def own_step(what: StepTask) -> Callable[[], TrainingStep]:
+    """Builds the step of a task when it is first asked for; it is compiled once for all who use it."""
+    task = what.task
+    return lru_cache(lambda: build_step(task.config, task.device, task.dtype == torch.bfloat16, what.compiling))
+
+
+def step_openers(
+    what: StepTask,
+    plain: bool = True,
+    feeds: tuple[str | None, ...] = (None,),
+    ours: Callable[[], TrainingStep] | None = None,
+) -> Openers:
     """The contenders; the plain one first, since its workers are best forked before there are threads.
 
     Args:
         what: pictures, settings and switches.
         plain: with the plain version.
         feeds: pipelines that feed our step, each a contender; None: the one that the settings choose.
+        ours: `own_step`, where it is needed elsewhere as well.
     """
-    task = what.task
-    bf16 = task.dtype == torch.bfloat16
+    task, ours = what.task, ours or own_step(what)
+    repeats = 0 if task.device.type == "cuda" else REPEATS  # of what a disturbed CPU hardly slows
     plain_size = min(what.plain_batch, task.config.train.batch_size)
     train = task.config.train.model_copy(update={"batch_size": plain_size})
     plain_task = replace(task, config=task.config.model_copy(update={"train": train}), dtype=torch.float32)
-    # One step serves all of them but the recorded one: it is compiled once.
-    ours = lru_cache(lambda: build_step(task.config, task.device, bf16, what.compiling))
 
     def plain_fed() -> Source:
         loader = plain_loader(plain_task, what.from_memory)
@@ -147,14 +165,17 @@ def step_openers(what: StepTask, plain: bool = True, feeds: tuple[str | None, ..
     def fed(pipeline_name: str | None) -> Source:
         pipeline, name = open_feed(task, pipeline_name, what.compiling != "off")
         note = f"compile={what.compiling}, pipeline {name}"
-        return Source(steps(ours(), endless(pipeline)), note, ahead(name, task.threads), close=pipeline.close)
+        again = repeats if name == "resident" else REPEATS
+        source = steps(ours(), endless(pipeline))
+        return Source(source, note, ahead(name, task.threads), close=pipeline.close, repeats=again)
 
     def fixed() -> Source:
-        return Source(steps(ours(), itertools.repeat(fixed_batch(task))), f"compile={what.compiling}")
+        batches = itertools.repeat(fixed_batch(task))
+        return Source(steps(ours(), batches), f"compile={what.compiling}", repeats=repeats)
 
     def graphs() -> Source:
-        recorded = build_step(task.config, task.device, bf16, "graphs")
-        return Source(steps(recorded, itertools.repeat(fixed_batch(task))), "compile=graphs")
+        batches = itertools.repeat(fixed_batch(task))
+        return Source(steps(recorded(ours()), batches), "compile=graphs", repeats=repeats)
 
     found: Openers = {PLAIN: plain_fed, PLAIN_FIXED: plain_fixed} if plain else {}
     found |= {fed_by(name): partial(fed, name) for name in feeds}

@@ -1,43 +1,143 @@
-"""Is what was tuned still right? Losses of the tuned step beside the plain one's, and what a step must not do."""
+"""Is what was tuned still right? Losses and state of the tuned step beside the plain one's, compiled views beside eager
+ones, and what a step must not do."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch._dynamo.utils import counters
 
 from tcc_fast.batch import Batch
 from tcc_fast.bench.contenders import Task
-from tcc_fast.bench.stepping import build_step, endless, open_feed
+from tcc_fast.bench.stepping import endless, open_feed
 from tcc_fast.computing import view_dtype
+from tcc_fast.config import AugmentConfig
 from tcc_fast.optim import learning_rate, set_learning_rate
+from tcc_fast.pipelines.view_maker import TensorViews
 from tcc_fast.step import TrainingStep
 
+STATE_AFTER = 10
+"""Steps after which what they have changed is compared."""
 WINDOW = 25
 """Steps over which curves are averaged before they are compared: single steps differ by what rounding makes of them."""
 
 
-def loss_curve(task: Task, bf16: bool, compiling: str, steps: int) -> list[float]:
-    """The loss of each step of a short training, on the same pictures and draws whatever the rest says.
+State = dict[str, Tensor]
+"""What a step changes, by name: ``model.``, ``twin.`` and ``queues.`` with their parameters and buffers."""
+
+
+class Curve(NamedTuple):
+    """What a short training gave."""
+
+    losses: list[float]
+    state: State
+    """After `STATE_AFTER` of its steps."""
+
+
+def loss_curve(training_step: TrainingStep, task: Task, bf16: bool, steps: int) -> Curve:
+    """Train for a while, on the same pictures and draws whatever the step is.
 
     Args:
+        training_step: of the task's settings, on its device.
         task: pictures, settings (K must be set) and device; its dtype must be float32.
         bf16: whether the encoder runs in bf16.
-        compiling: `off`, `on` or `graphs`.
         steps: how many.
     """
-    training_step = build_step(task.config, task.device, bf16, compiling)
     pipeline, _ = open_feed(task)
-    losses = []
-    with closing(pipeline), exact_products(not bf16, compiling != "off"):
+    losses, state = [], state_of(training_step)
+    with closing(pipeline), exact_products(not bf16):
         for step, batch in enumerate(islice(endless(pipeline), steps)):
             set_learning_rate(training_step.optimizer, learning_rate(task.config.optim, step, steps))
             losses.append(training_step(in_dtype(batch, bf16), step).loss.clone())
-    return torch.stack(losses).tolist()
+            if step + 1 == STATE_AFTER:
+                state = state_of(training_step)
+    return Curve(torch.stack(losses).tolist(), state)
+
+
+def state_of(step: TrainingStep) -> State:
+    """A copy of it."""
+    return {name: tensor.detach().clone() for name, tensor in _changed_by(step).items()}
+
+
+def restore(step: TrainingStep, state: State) -> None:
+    """Put a step back to where it was, with an optimiser that has seen nothing; compiled code stays valid."""
+    with torch.no_grad():
+        for name, tensor in _changed_by(step).items():
+            tensor.copy_(state[name])
+    step.optimizer.state.clear()
+    step.optimizer.zero_grad(set_to_none=True)
+
+
+def _changed_by(step: TrainingStep) -> State:
+    parts = {"model": step.model, "twin": step.twin, "queues.P": step.queues.cluster, "queues.Q": step.queues.instance}
+    return {
+        f"{part}.{name}": tensor
+        for part, module in parts.items()
+        for name, tensor in module.state_dict(keep_vars=True).items()
+    }
+
+
+def state_deviation(before: State, reference: State, other: State) -> dict[str, float]:
+    """How far two steps have parted, as a share of what the reference has changed since ``before``.
+
+    Of all tensors of a kind together: ``parameters``, ``statistics`` of batch norm, the ``twin``'s of both, ``queues``.
+    What stands still in one of them is off by 1.
+    """
+    squares: dict[str, list[float]] = {}
+    for name, was in before.items():
+        moved = reference[name].double() - was.double()
+        apart = other[name].double() - reference[name].double()
+        pair = squares.setdefault(_kind(name), [0.0, 0.0])
+        pair[0] += float(apart.square().sum())
+        pair[1] += float(moved.square().sum())
+    return {kind: 0.0 if apart == 0 else math.sqrt(apart / moved) if moved else math.inf
+            for kind, (apart, moved) in squares.items()}  # fmt: skip
+
+
+def _kind(name: str) -> str:
+    part = name.partition(".")[0]
+    kind = "statistics" if "running_" in name else "parameters"
+    return {"queues": "queues", "twin": f"twin's {kind}"}.get(part, kind)
+
+
+class ViewDeviation(NamedTuple):
+    """By how much compiled views differ from eager ones, in grey levels of 0 to 255."""
+
+    mean: float
+    largest: float
+    off: float
+    """Share of the views that are off by more than a level somewhere."""
+
+
+def view_deviation(recipe: AugmentConfig, image_size: int, device: torch.device, count: int = 256) -> ViewDeviation:
+    """Views of noise and of smooth pictures in fp32, made by compiled code and by the same code as it is written."""
+    generator = torch.Generator().manual_seed(0)
+    stored = image_size * 4 // 3
+    coarse = torch.rand(count, 3, 8, 8, generator=generator)
+    smooth = F.interpolate(coarse, (stored, stored), mode="bilinear", align_corners=False)
+    noise = 0.1 * torch.rand(count, 3, stored, stored, generator=generator)
+    pictures = (255 * (0.9 * smooth + noise)).to(torch.uint8).permute(0, 2, 3, 1).contiguous().to(device)
+    sizes = torch.full((count, 2), stored, device=device)
+    index, bases = torch.arange(count, device=device), (11, 22)
+    zero, one = torch.zeros(3), torch.ones(3)
+    with exact_products(True):
+        made = [
+            torch.cat(
+                TensorViews(recipe, image_size, zero, one, device, torch.float32, compiled).stored(
+                    pictures, sizes, index, bases
+                )
+            )
+            for compiled in (False, True)
+        ]
+    off = 255 * (made[1] - made[0]).abs()
+    return ViewDeviation(float(off.mean()), float(off.max()), float((off.flatten(1).amax(dim=1) > 1).float().mean()))
 
 
 def in_dtype(batch: Batch, bf16: bool) -> Batch:
@@ -47,12 +147,12 @@ def in_dtype(batch: Batch, bf16: bool) -> Batch:
 
 
 @contextmanager
-def exact_products(exact: bool, search: bool = False) -> Iterator[None]:
-    """Without TF32, which GPUs otherwise use for convolutions in fp32; and whether cuDNN looks for the fastest ones."""
+def exact_products(exact: bool) -> Iterator[None]:
+    """Without TF32, which GPUs otherwise use for convolutions in fp32, or with it; cuDNN looks for the fastest ones."""
     cudnn = torch.backends.cudnn
     before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
     torch.set_float32_matmul_precision("highest" if exact else "high")
-    cudnn.allow_tf32, cudnn.benchmark = not exact, search
+    cudnn.allow_tf32, cudnn.benchmark = not exact, True
     try:
         yield
     finally:
