@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcc_fast.resample import inverse_map
-from tcc_fast.view_parameters import ViewParameters
+from tcc_fast.views.resample import inverse_map
+from tcc_fast.views.view_parameters import ViewParameters
 
 
 def build_graph(
@@ -64,7 +64,7 @@ def look_first(encoded: Any) -> Any:
 
 
 def inverse_affine(parameters: ViewParameters, heights: Tensor, widths: Tensor) -> Tensor:
-    """`tcc_fast.augment.affine` as matrices: (B, 2, 3) from the pixels (x, y, 1) of a view to those of its picture.
+    """`resample.affine` as matrices: (B, 2, 3) from the pixels (x, y, 1) of a view to those of its picture.
 
     (0, 0) is the corner of the first pixel, not its centre. ``heights`` and ``widths`` are (B,), in pixels.
     """

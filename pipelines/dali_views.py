@@ -37,7 +37,7 @@ from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
 from tcc_fast.pipelines.view_maker import blank_, to_device, view_maker
-from tcc_fast.view_parameters import draw
+from tcc_fast.views.view_parameters import draw
 
 DEPTH = 2
 """Batches inside DALI while the training step runs."""

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tcc_fast.augment import whole_view
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.views.augment import whole_view
 
 CHUNK = 256
 """Pictures decoded at a time: bounds the memory beyond the result."""

@@ -23,8 +23,8 @@ from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.pictures import channel_moments
-from tcc_fast.resample import blur_kernel_size
-from tcc_fast.view_parameters import BLUR_SIGMA
+from tcc_fast.views.resample import blur_kernel_size
+from tcc_fast.views.view_parameters import BLUR_SIGMA
 
 
 def reference_transform(recipe: AugmentConfig, image_size: int, mean: Tensor, std: Tensor) -> v2.Transform:

@@ -1,6 +1,6 @@
 """Who makes the views: threads with a compiled pass on a CPU, batched tensor work anywhere else.
 
-Both give the same views, up to rounding; `tcc_fast.augment` is the reference of both.
+Both give the same views, up to rounding; `tcc_fast.views.augment` is the reference of both.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tcc_fast.augment import apply, finish
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys_of_each, uniform
-from tcc_fast.view_parameters import NUM_DRAWS, ViewParameters, parameters_of
+from tcc_fast.views.augment import apply, finish
+from tcc_fast.views.view_parameters import NUM_DRAWS, ViewParameters, parameters_of
 
 
 class ViewMaker(Protocol):

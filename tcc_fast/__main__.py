@@ -6,7 +6,7 @@ import os
 import sys
 
 from tcc_fast.cli import app
-from tcc_fast.preemption import EXIT_CODES, Preempted
+from tcc_fast.runs.preemption import EXIT_CODES, Preempted
 
 
 def main() -> None:

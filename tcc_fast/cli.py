@@ -165,8 +165,8 @@ def evaluate_command(
 ) -> None:
     """Evaluate the clusters of a checkpoint, or of several."""
     from tcc_fast.distributed import leave, processes
-    from tcc_fast.evaluate import evaluate, write_confusion
-    from tcc_fast.report import show_evaluation, show_summary, summarise
+    from tcc_fast.evaluation.evaluate import evaluate, write_confusion
+    from tcc_fast.evaluation.report import show_evaluation, show_summary, summarise
 
     if confusion is not None and len(ckpt) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
@@ -208,8 +208,8 @@ def assign_command(
     split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
 ) -> None:
     """Say of every picture which cluster it is in."""
-    from tcc_fast.clusters import write_clusters
     from tcc_fast.distributed import leave, processes
+    from tcc_fast.evaluation.clusters import write_clusters
 
     _check_folders(out, features)
     if sheets is not None and sheets.exists() and not sheets.is_dir():

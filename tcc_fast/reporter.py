@@ -11,8 +11,8 @@ import yaml
 
 from tcc_fast.display import Display
 from tcc_fast.distributed import decide
-from tcc_fast.encoder import stem_advice
-from tcc_fast.queues import queue_advice
+from tcc_fast.method.encoder import stem_advice
+from tcc_fast.method.queues import queue_advice
 from tcc_fast.session import Session
 from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile
 

@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.checkpoint_folder import find_checkpoint, list_checkpoints, path_of, point_link
 from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
-from tcc_fast.run_state import read_state
-from tcc_fast.seeds_folder import refuse_seeds
+from tcc_fast.runs.checkpoint_folder import find_checkpoint, list_checkpoints, path_of, point_link
+from tcc_fast.runs.run_state import read_state
+from tcc_fast.runs.seeds_folder import refuse_seeds
 from tcc_fast.train import Resume
 
 DATA, RUNS = Path("data"), Path("runs")

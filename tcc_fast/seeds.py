@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.checkpoint_folder import BEST, list_checkpoints, point_link
 from tcc_fast.distributed import decide, rank
-from tcc_fast.evaluate import evaluate
-from tcc_fast.preemption import Preempted
+from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.run_folder import Plan, point_latest_at
-from tcc_fast.run_state import read_state
-from tcc_fast.seeds_folder import how_to_continue_seeds
+from tcc_fast.runs.checkpoint_folder import BEST, list_checkpoints, point_link
+from tcc_fast.runs.preemption import Preempted
+from tcc_fast.runs.run_state import read_state
+from tcc_fast.runs.seeds_folder import how_to_continue_seeds
 from tcc_fast.train import train
 
 CRITERION = "silhouette"
-"""The quantity of :mod:`tcc_fast.label_free` that chooses: docs/quality.md says how well it follows ACC."""
+"""The quantity of :mod:`tcc_fast.evaluation.label_free` that chooses: docs/quality.md says how well it follows ACC."""
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,22 @@ from torch import Tensor
 
 from tcc_fast import computing
 from tcc_fast.batch import Pipeline
-from tcc_fast.batch_norm import average_running_statistics, share_batch_statistics
-from tcc_fast.checkpoint import load_training, save_checkpoint
-from tcc_fast.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
-from tcc_fast.embed import embed
-from tcc_fast.model import TCC, momentum_twin
-from tcc_fast.optim import build_optimizer
+from tcc_fast.evaluation.embed import embed
+from tcc_fast.method.batch_norm import average_running_statistics, share_batch_statistics
+from tcc_fast.method.compiled_step import CompiledStep, GraphedStep
+from tcc_fast.method.model import TCC, momentum_twin
+from tcc_fast.method.optim import build_optimizer
+from tcc_fast.method.start import evenly_spread, find_centres
+from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
-from tcc_fast.run_state import RunState
-from tcc_fast.same_run import check_same_run, describe
-from tcc_fast.start import evenly_spread, find_centres
-from tcc_fast.step import TrainingStep, build_queues
+from tcc_fast.runs.checkpoint import load_training, save_checkpoint
+from tcc_fast.runs.run_state import RunState
+from tcc_fast.runs.same_run import check_same_run, describe
+from tcc_fast.runs.training_tensors import Training
 from tcc_fast.telemetry import NonFiniteLoss
-from tcc_fast.training_tensors import Training
 
 STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
 """By what :func:`tcc_fast.computing.compile_mode` says, for one process."""

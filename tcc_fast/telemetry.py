@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tcc_fast.config import Config
 from tcc_fast.distributed import total_over_ranks_, world_size
-from tcc_fast.step import SCALAR_LOSSES, Losses
+from tcc_fast.method.step import SCALAR_LOSSES, Losses
 
 FEW_A_CLUSTER = 5
 """Pictures of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""

@@ -11,15 +11,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from tcc_fast.checkpoint_folder import drop_later_checkpoints, find_checkpoint, list_checkpoints
 from tcc_fast.config import Config
 from tcc_fast.distributed import decide, processes
-from tcc_fast.optim import learning_rate, set_learning_rate
-from tcc_fast.preemption import Preemption
+from tcc_fast.method.optim import learning_rate, set_learning_rate
 from tcc_fast.reporter import Reporter
-from tcc_fast.run_lock import RunLock
-from tcc_fast.run_state import RunState, read_state
-from tcc_fast.seeds_folder import refuse_seeds
+from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, list_checkpoints
+from tcc_fast.runs.preemption import Preemption
+from tcc_fast.runs.run_lock import RunLock
+from tcc_fast.runs.run_state import RunState, read_state
+from tcc_fast.runs.seeds_folder import refuse_seeds
 from tcc_fast.session import Session, open_session
 from tcc_fast.telemetry import NonFiniteLoss
 

@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tcc_fast.checkpoint_folder import list_checkpoints
 from tcc_fast.config import Config, load_config
 from tcc_fast.distributed import gather
 from tcc_fast.pipelines.pictures import whole_views
-from tcc_fast.run_state import read_state
+from tcc_fast.runs.checkpoint_folder import list_checkpoints
+from tcc_fast.runs.run_state import read_state
 from tcc_fast.session import Session, open_session
 from tests.conftest import TINY
 
@@ -52,7 +52,10 @@ def double_precision() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with patch("tcc_fast.embed.whole_views", in_double), patch("tcc_fast.session.find_centres", some_means):
+        with (
+            patch("tcc_fast.evaluation.embed.whole_views", in_double),
+            patch("tcc_fast.session.find_centres", some_means),
+        ):
             yield
     finally:
         torch.set_default_dtype(before)

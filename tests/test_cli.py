@@ -62,7 +62,7 @@ def test_a_run_that_dies_can_be_continued_as_latest(home: Path, monkeypatch: pyt
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tcc_fast.step.TrainingStep.__call__", power_cut)
+        patch.setattr("tcc_fast.method.step.TrainingStep.__call__", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             type_in("train", *SETTINGS, "--out", "runs/one")
     with pytest.raises(ValueError, match="no checkpoint at runs/one"):

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tcc_fast.checkpoint_folder import find_checkpoint
-from tcc_fast.clusters import write_clusters
 from tcc_fast.config import Config, load_config
-from tcc_fast.evaluate import evaluate
-from tcc_fast.run_state import read_state
+from tcc_fast.evaluation.clusters import write_clusters
+from tcc_fast.evaluation.evaluate import evaluate
+from tcc_fast.runs.checkpoint_folder import find_checkpoint
+from tcc_fast.runs.run_state import read_state
 from tcc_fast.train import train
 from tests import elastic, ranks
 from tests.conftest import TINY
-from tests.test_step import fresh_accelerate
+from tests.method.test_step import fresh_accelerate
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.checkpoint_folder import find_checkpoint
 from tcc_fast.config import load_config
-from tcc_fast.preemption import Preempted
 from tcc_fast.run_folder import Plan
-from tcc_fast.run_state import read_state
+from tcc_fast.runs.checkpoint_folder import find_checkpoint
+from tcc_fast.runs.preemption import Preempted
+from tcc_fast.runs.run_state import read_state
 from tcc_fast.seeds import parse_seeds, rank_seeds, train_seeds
 from tests.conftest import TINY
+from tests.method.test_step import fresh_accelerate
 from tests.test_cli import type_in
-from tests.test_step import fresh_accelerate
 from tests.test_train import stop_after
 
 

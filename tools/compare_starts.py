@@ -28,12 +28,12 @@ from torch import Tensor
 
 from tcc_fast.config import load_config
 from tcc_fast.datasets import open_dataset
-from tcc_fast.embed import embed
-from tcc_fast.losses import balanced_assignment
-from tcc_fast.metrics import clustering_accuracy
-from tcc_fast.optim import learning_rate, set_learning_rate
+from tcc_fast.evaluation.embed import embed
+from tcc_fast.evaluation.metrics import clustering_accuracy
+from tcc_fast.method.losses import balanced_assignment
+from tcc_fast.method.optim import learning_rate, set_learning_rate
+from tcc_fast.method.start import kmeans_centres, spectral_centres
 from tcc_fast.session import Session, open_session
-from tcc_fast.start import kmeans_centres, spectral_centres
 
 VIEW_EPOCHS = 8
 """Of augmented views, of which the mean is taken; two views each."""

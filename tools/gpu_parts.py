@@ -52,7 +52,7 @@ from tcc_fast.config import Config, DataConfig, ModelConfig, QueueConfig, TrainC
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.step import TrainingStep
+from tcc_fast.method.step import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_QUEUE = 65_536

@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from tcc_fast.datasets import open_dataset
-from tcc_fast.metrics import score
+from tcc_fast.evaluation.metrics import score
 
 ROWS = 500
 """Pictures whose distances to all others are in memory at once."""

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from tcc_fast.checkpoint_folder import find_checkpoint
 from tcc_fast.datasets import convert
+from tcc_fast.runs.checkpoint_folder import find_checkpoint
 
 SETTINGS = [
     "data.image_size=8",

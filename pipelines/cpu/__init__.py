@@ -1,9 +1,9 @@
 """The two-view recipe as one compiled pass over each picture, for CPUs.
 
-`tcc_fast.augment` works on a whole batch, one operation after the other, and every operation goes through memory.
+`tcc_fast.views.augment` works on a whole batch, one operation after the other, and every operation goes through memory.
 Here a thread takes one picture and makes both its views while they are in its cache: draw, crop, flip, colours,
 normalise, write. numba compiles it to vector instructions; it holds no lock of Python's, so plain threads share a
-batch. The results are those of `tcc_fast.augment`, which the tests hold it to.
+batch. The results are those of `tcc_fast.views.augment`, which the tests hold it to.
 
 `draw.py` what happens to a view · `place.py` what moves pixels · `colour.py` what changes colours ·
 `views.py` a batch, shared by threads.

@@ -1,4 +1,4 @@
-"""What changes colours: jitter, grey, blur, normalise. See `finish` in `tcc_fast.augment`.
+"""What changes colours: jitter, grey, blur, normalise. See `finish` in `tcc_fast.views.augment`.
 
 Functions work on the three planes of one view, or on a part of each: (n,) float32 in 0..1, in place.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcc_fast.colour import GREY_WEIGHTS
 from tcc_fast.pipelines.cpu.compile import compiled, vectorised
 from tcc_fast.pipelines.cpu.draw import FACTORS, GREY, JITTER, ORDER
+from tcc_fast.views.colour import GREY_WEIGHTS
 
 Plane = NDArray[np.float32]
 CONTRAST = 1  # its place among the four factors

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numba
 
-from tcc_fast import colour, resample
+from tcc_fast.views import colour, resample
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

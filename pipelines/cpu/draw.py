@@ -1,4 +1,4 @@
-"""`tcc_fast.view_parameters.draw`, compiled: the same key gives the same parameters.
+"""`tcc_fast.views.view_parameters.draw`, compiled: the same key gives the same parameters.
 
 A view's parameters are a row of `NUM_PARAMETERS` float64, as `ViewParameters.pack` lays them out; the names below are
 its columns.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tcc_fast.config import AugmentConfig
 from tcc_fast.pipelines.cpu.compile import compiled
-from tcc_fast.view_parameters import BLUR_SIGMA, CROP_ATTEMPTS
+from tcc_fast.views.view_parameters import BLUR_SIGMA, CROP_ATTEMPTS
 
 ANGLE, SHEAR, ZOOM, TOP, LEFT, HEIGHT, WIDTH, FLIP, JITTER = range(9)
 FACTORS = 9  # four of them: brightness, contrast, saturation, hue

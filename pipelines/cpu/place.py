@@ -1,4 +1,4 @@
-"""What moves pixels: affine map, crop, antialiased resize, flip. See `affine` and `crop_resize` in `tcc_fast.augment`.
+"""What moves pixels: affine map, crop, antialiased resize, flip. See `tcc_fast.views.resample`.
 
 Sources are (H, 3 W) arrays of levels 0..255, uint8 or float32, red, green and blue side by side. Results are planes:
 (3, S · S) float32 in 0..1."""

@@ -13,7 +13,7 @@ from tcc_fast.pipelines.cpu.compile import compiled
 from tcc_fast.pipelines.cpu.draw import BLUR, FLIP, NUM_PARAMETERS, SIGMA, draw_view, key_of, recipe_row
 from tcc_fast.pipelines.cpu.mix import LANES
 from tcc_fast.pipelines.cpu.place import affine_region, crop_rows, lay_columns, max_taps, resize_taps, stored_box
-from tcc_fast.resample import blur_kernel_size
+from tcc_fast.views.resample import blur_kernel_size
 
 _BLOCK = 256
 """Pixels, about, that go through all their operations at a time: small enough for the nearest cache."""

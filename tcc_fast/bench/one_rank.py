@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tcc_fast.batch_norm import share_batch_statistics
+from tcc_fast.method.batch_norm import share_batch_statistics
 
 
 def check(device: torch.device) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from tcc_fast.batch import Batch
-from tcc_fast.model import momentum_at, update_twin
-from tcc_fast.step import TrainingStep
+from tcc_fast.method.model import momentum_at, update_twin
+from tcc_fast.method.step import TrainingStep
 
 PARTS = (
     "augment",

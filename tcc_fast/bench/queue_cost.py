@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from tcc_fast.bench.parts import clock
 from tcc_fast.bench.rounds import Pace
 from tcc_fast.config import Config
-from tcc_fast.losses import instance_log_likelihood
-from tcc_fast.queues import MomentumQueue
+from tcc_fast.method.losses import instance_log_likelihood
+from tcc_fast.method.queues import MomentumQueue
 
 
 def queue_milliseconds(config: Config, device: torch.device, compiled: bool, repeats: int) -> list[float]:

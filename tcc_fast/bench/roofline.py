@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tcc_fast.bench.rounds import synchronise
 from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.config import Config
-from tcc_fast.step import TrainingStep, build_queues
+from tcc_fast.method.step import TrainingStep, build_queues
 
 COUNTED = 2
 """Pictures that the counting runs on; the work is proportional to their number."""

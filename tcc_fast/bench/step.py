@@ -38,8 +38,8 @@ from tcc_fast.bench.stepping import (
 )
 from tcc_fast.bench.summary import Figure
 from tcc_fast.computing import tune
-from tcc_fast.model import TCC
-from tcc_fast.step import TrainingStep
+from tcc_fast.method.model import TCC
+from tcc_fast.method.step import TrainingStep
 
 PIECEWISE_STEPS = 10
 """Steps that are done in pieces, at least."""

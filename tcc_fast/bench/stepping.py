@@ -15,13 +15,13 @@ from tcc_fast.bench.contenders import Openers, Task, ahead
 from tcc_fast.bench.plain import build_plain_step, end_workers, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.rounds import REPEATS, Source
 from tcc_fast.bench.single_process import SingleProcess
-from tcc_fast.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.config import Config
-from tcc_fast.model import TCC, momentum_twin
-from tcc_fast.optim import build_optimizer
+from tcc_fast.method.compiled_step import CompiledStep, GraphedStep
+from tcc_fast.method.model import TCC, momentum_twin
+from tcc_fast.method.optim import build_optimizer
+from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines import choose_pipeline, open_backend
 from tcc_fast.session import STEPS
-from tcc_fast.step import TrainingStep, build_queues
 
 PLAIN = "plain"
 PLAIN_FIXED = "plain, fixed"

@@ -19,9 +19,9 @@ from tcc_fast.bench.contenders import Task
 from tcc_fast.bench.stepping import endless, open_feed
 from tcc_fast.computing import view_dtype
 from tcc_fast.config import AugmentConfig
-from tcc_fast.optim import learning_rate, set_learning_rate
+from tcc_fast.method.optim import learning_rate, set_learning_rate
+from tcc_fast.method.step import TrainingStep
 from tcc_fast.pipelines.view_maker import TensorViews
-from tcc_fast.step import TrainingStep
 
 STATE_AFTER = 10
 """Steps after which what they have changed is compared."""

@@ -1,4 +1,4 @@
-"""The compiled pass for CPUs: draws like `tcc_fast.draws`, makes what `tcc_fast.augment` and torchvision make."""
+"""The compiled pass for CPUs: draws like `tcc_fast.draws`, makes what `tcc_fast.views.augment` and torchvision make."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from tcc_fast import colour, resample
-from tcc_fast.augment import apply, finish
 from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys, scalar_key
 from tcc_fast.pipelines.cpu import compile as compiling
@@ -33,7 +31,9 @@ from tcc_fast.pipelines.cpu.maker import CpuViews
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
 from tcc_fast.pipelines.view_maker import TensorViews, view_maker
-from tcc_fast.view_parameters import ViewParameters, draw
+from tcc_fast.views import colour, resample
+from tcc_fast.views.augment import apply, finish
+from tcc_fast.views.view_parameters import ViewParameters, draw
 
 TOLERANCE = 1e-5
 """Rounding of single precision, pixels in 0..1."""
@@ -109,7 +109,7 @@ def stored(
 def expected(
     recipe: AugmentConfig, source: Tensor, sizes: Tensor, size: int, mean: Tensor = ZERO, std: Tensor = ONE
 ) -> list[Tensor]:
-    """By `tcc_fast.augment`."""
+    """By `tcc_fast.views.augment`."""
     parameters = [parameters_of(recipe, sizes, view) for view in (1, 2)]
     geometry = sizes[:, 0], sizes[:, 1]
     return [apply(source.permute(0, 3, 1, 2), p, recipe, size, mean, std, geometry) for p in parameters]

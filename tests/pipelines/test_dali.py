@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tcc_fast.augment import place
 from tcc_fast.batch import Batch
 from tcc_fast.config import AugmentConfig, Config
 from tcc_fast.datasets import Dataset, convert, open_dataset
@@ -27,7 +26,8 @@ from tcc_fast.pipelines import Shard, dali_views
 from tcc_fast.pipelines.dali_views import DEPTH, DaliPipeline
 from tcc_fast.pipelines.order import EpochOrder
 from tcc_fast.pipelines.pictures import channel_moments
-from tcc_fast.view_parameters import ViewParameters, draw
+from tcc_fast.views.augment import place
+from tcc_fast.views.view_parameters import ViewParameters, draw
 
 pytest.importorskip("nvidia.dali")
 

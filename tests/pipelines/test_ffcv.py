@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tcc_fast.augment import apply
 from tcc_fast.batch import Batch
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, convert, open_dataset
@@ -29,7 +28,8 @@ from tcc_fast.pipelines import Shard, ffcv_views
 from tcc_fast.pipelines.order import EpochOrder
 from tcc_fast.pipelines.pictures import channel_moments
 from tcc_fast.pipelines.view_maker import TensorViews
-from tcc_fast.view_parameters import draw
+from tcc_fast.views.augment import apply
+from tcc_fast.views.view_parameters import draw
 
 Open = Callable[..., Any]
 NAME = "pictures.beton"

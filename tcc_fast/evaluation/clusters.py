@@ -1,0 +1,115 @@
+"""What a user does with clusters: a table of which picture is in which, sheets to look at, features to search in."""
+
+from __future__ import annotations
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tcc_fast.datasets import Dataset
+from tcc_fast.datasets.pool import default_workers
+from tcc_fast.distributed import gather_objects, rank
+from tcc_fast.evaluation.trained import Trained, open_trained
+from tcc_fast.pipelines.damage import Damage
+
+COLUMNS = ROWS = 10
+"""Of a contact sheet."""
+THUMBNAIL, GAP = 64, 4
+"""Pixels."""
+
+
+def write_clusters(
+    ckpt: str | Path,
+    table: Path,
+    data: Path | None = None,
+    sheets: Path | None = None,
+    features: Path | None = None,
+    split: str = "all",
+) -> list[int]:
+    """Cluster pictures by argmax of π and write down what came of it; a matter of all ranks, of which one writes.
+
+    Args:
+        ckpt: a run, a checkpoint folder, or `latest`.
+        table: CSV file, see :func:`_write_table`.
+        data: the data set folder, also one that was not trained on; None: the one that was.
+        sheets: folder that gets a PNG for every cluster that has pictures, see :func:`contact_sheet`; those of an
+            earlier call go.
+        features: safetensors file: ``features`` f (n, d) and ``assignment`` π (n, K), float32, in the table's order.
+        split: one of the manifest's splits.
+
+    Returns:
+        Pictures of each cluster, without those that cannot be decoded.
+
+    Raises:
+        ValueError: no such checkpoint, data set or split, or a damaged one; or the features cannot be written.
+        OSError: the table or a sheet cannot be written.
+    """
+    trained = open_trained(ckpt, data, split)
+    damage = Damage(trained.dataset)
+    f, pi = trained.embed(damage=damage)
+    undecodable = set[int]().union(*gather_objects(damage.indices))
+    confidence, cluster = pi.max(dim=1)
+    for index in undecodable:
+        cluster[index - trained.indices.start] = -1
+    num_clusters = pi.shape[1]
+    if rank() == 0:
+        _write_table(table, trained, cluster, confidence)
+        if features is not None:
+            try:
+                save_file({"features": f, "assignment": pi}, features)
+            except SafetensorError as error:
+                raise ValueError(f"{features} cannot be written ({error})") from None
+        if sheets is not None:
+            _write_sheets(sheets, trained, cluster, confidence, num_clusters)
+    return (cluster + 1).bincount(minlength=num_clusters + 1)[1:].tolist()
+
+
+def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tensor) -> None:
+    """A row for each picture, in the order of the data set: index, source, cluster and confidence.
+
+    The source is the picture's name within what was converted, escaped where it is not printable; the confidence is π
+    of the cluster. Both last are empty for a picture that cannot be decoded.
+    """
+    sources = trained.dataset.sources()
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["index", "source", "cluster", "confidence"])
+        for index, k, p in zip(trained.indices, cluster.tolist(), confidence.tolist(), strict=True):
+            writer.writerow([index, sources[index], *((k, f"{p:.6g}") if k >= 0 else ("", ""))])
+
+
+def _write_sheets(folder: Path, trained: Trained, cluster: Tensor, confidence: Tensor, num_clusters: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("cluster-*.png"):
+        old.unlink()
+    digits = len(str(num_clusters - 1))
+    for k in range(num_clusters):
+        members = (cluster == k).nonzero().flatten()
+        if len(members):
+            order = members[confidence[members].argsort(descending=True, stable=True)]
+            indices = [trained.indices[place] for place in order.tolist()]
+            contact_sheet(trained.dataset, indices).save(folder / f"cluster-{k:0{digits}}.png")
+
+
+def contact_sheet(dataset: Dataset, indices: list[int]) -> Image.Image:
+    """Thumbnails of at most `ROWS` × `COLUMNS` of these pictures, evenly spread from the first to the last.
+
+    Given in order of confidence, the surest is at the top left and the most doubtful at the bottom right.
+    """
+    count = min(len(indices), ROWS * COLUMNS)
+    shown = [indices[place * (len(indices) - 1) // max(1, count - 1)] for place in range(count)]
+    rows, step = -(-count // COLUMNS), THUMBNAIL + GAP
+    sheet = Image.new("RGB", (COLUMNS * step + GAP, rows * step + GAP), "white")
+
+    def thumbnail(index: int) -> Image.Image:
+        return ImageOps.pad(Image.fromarray(dataset.decode(index)), (THUMBNAIL, THUMBNAIL), color="white")
+
+    with ThreadPoolExecutor(default_workers()) as threads:
+        for place, picture in enumerate(threads.map(thumbnail, shown)):
+            sheet.paste(picture, (GAP + place % COLUMNS * step, GAP + place // COLUMNS * step))
+    return sheet

@@ -1,0 +1,76 @@
+"""Features and assignments of whole, un-augmented pictures: the inference of TCC. No queue, twin or draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tcc_fast.datasets import Dataset
+from tcc_fast.distributed import gather, rank, world_size
+from tcc_fast.method.model import TCC
+from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.pictures import Moments, whole_views
+
+
+@torch.no_grad()
+def embed(
+    model: TCC,
+    dataset: Dataset,
+    indices: Sequence[int],
+    image_size: int,
+    device: torch.device,
+    batch_size: int = 512,
+    bf16: bool = False,
+    moments: Moments | None = None,
+    damage: Damage | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Encode pictures with the model in evaluation mode; its mode afterwards is what it was.
+
+    The ranks share the pictures, and each gets the whole result.
+
+    Args:
+        model: θ, on ``device``.
+        dataset: where the pictures are.
+        indices: which of them.
+        image_size: S, as in training.
+        device: where to compute.
+        batch_size: pictures at a time.
+        bf16: run the encoder in bf16; views and assignments are always made in full precision.
+        moments: mean and std that the model was trained with; None: the data set's own.
+        damage: gets those of this rank's pictures that cannot be decoded.
+
+    Raises:
+        ValueError: there are fewer pictures than ranks.
+
+    Returns:
+        f (n, d) and π (n, K), float32 on the CPU, in the order of ``indices``.
+    """
+    was_training = model.training
+    model.eval()
+    features, assignments = [], []
+    own = indices[rank() :: world_size()]
+    if len(indices) < world_size():
+        raise ValueError(f"{len(indices)} pictures cannot be shared by {world_size()} processes: launch fewer")
+    for views in whole_views(dataset, own, image_size, batch_size, device, moments, damage):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            f = model.features(views)
+        features.append(f.float().cpu())
+        assignments.append(model.log_assignment(f).exp().float().cpu())
+    model.train(was_training)
+    total = len(indices)
+    return _all_ranks(torch.cat(features), total, device), _all_ranks(torch.cat(assignments), total, device)
+
+
+def _all_ranks(own: Tensor, total: int, device: torch.device) -> Tensor:
+    """Rows 0 .. total from the ranks' shares, of which rank r has r, r + W, and so on."""
+    ranks = world_size()
+    if ranks == 1:
+        return own
+    share = -(-total // ranks)
+    padded = torch.zeros(share, *own.shape[1:], device=device)  # every rank sends equally much
+    padded[: len(own)] = own.to(device)
+    everything = gather(padded).cpu()
+    row = torch.arange(total)
+    return everything[row % ranks * share + row // ranks]

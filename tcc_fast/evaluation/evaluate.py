@@ -1,0 +1,222 @@
+"""Evaluation of a checkpoint: how its clusters agree with classes, beside baselines on features and on pixels."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from tcc_fast.computing import cpu_threads, view_dtype
+from tcc_fast.config import Config
+from tcc_fast.datasets import Dataset
+from tcc_fast.distributed import decide
+from tcc_fast.evaluation.label_free import label_free_scores, view_agreement
+from tcc_fast.evaluation.metrics import Scores, majority_accuracy, score
+from tcc_fast.evaluation.trained import open_trained
+from tcc_fast.method.model import TCC
+from tcc_fast.pipelines import open_pipeline
+from tcc_fast.pipelines.pictures import common_geometry, decode
+
+KMEANS_RESTARTS = 10
+PROBE_FOLDS = 5
+BASELINES = ("kmeans_features", "kmeans_pixels")
+NO_SCORES = {"acc": None, "nmi": None, "ari": None}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. Scores are 0 to 1, and None without labels."""
+
+    checkpoint: Path
+    seed: int
+    step: int
+    dataset: str
+    split: str
+    n: int
+    image_size: int
+    precision: str
+    """What was computed in, `bf16` or `fp32`: that of the training, if its checkpoint says it."""
+    num_clusters: int
+    num_classes: int | None
+    cluster_sizes: list[int]
+    scores: Scores | None
+    acc_majority: float | None
+    """Each cluster answers with its most frequent class."""
+    same_data: bool
+    """Whether this is the packed data set that the model was trained on, as is the field's custom."""
+    baselines: dict[str, Scores | None] = field(default_factory=dict)
+    """Those that were asked for, by name: ``kmeans_features``, ``kmeans_pixels``."""
+    linear_probe: float | None = None
+    """Accuracy of a linear classifier on f, mean over five folds; uses labels."""
+    label_free: dict[str, float] = field(default_factory=dict)
+    """What can be said without labels: see :mod:`tcc_fast.evaluation.label_free`."""
+    class_names: tuple[str, ...] = ()
+    title: str = ""
+    """What the data set is called on screen."""
+    confusion: np.ndarray | None = None
+    """(K, classes) images of each cluster and class."""
+
+    @property
+    def clusters_used(self) -> int:
+        """Clusters with at least one image."""
+        return sum(size > 0 for size in self.cluster_sizes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with the documented keys."""
+        baselines = {name: scores or NO_SCORES for name, scores in self.baselines.items()}
+        probe = {} if self.linear_probe is None else {"linear_probe": self.linear_probe}
+        return {
+            **(self.scores or NO_SCORES),
+            "acc_majority": self.acc_majority,
+            "n": self.n,
+            "num_clusters": self.num_clusters,
+            "num_classes": self.num_classes,
+            "clusters_used": self.clusters_used,
+            "cluster_sizes": self.cluster_sizes,
+            **baselines,
+            **probe,
+            "label_free": {name: None if math.isnan(value) else value for name, value in self.label_free.items()},
+            "dataset": self.dataset,
+            "split": self.split,
+            "image_size": self.image_size,
+            "precision": self.precision,
+            "checkpoint": str(self.checkpoint),
+            "seed": self.seed,
+            "step": self.step,
+            "trained_on_these_images": self.same_data,
+        }
+
+
+def evaluate(
+    ckpt: str | Path,
+    data: Path | None = None,
+    split: str = "all",
+    baselines: tuple[str, ...] = ("kmeans_features",),
+    linear_probe: bool = False,
+    batch_size: int = 512,
+    agreement: bool = False,
+) -> Evaluation:
+    """Cluster pictures by argmax of π and compare with the labels, if there are any.
+
+    Args:
+        ckpt: a run, a checkpoint folder, or `latest`.
+        data: the data set folder; None: the one the run was trained on.
+        split: one of the manifest's splits.
+        baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
+        linear_probe: also train a linear classifier on f, with labels.
+        batch_size: pictures at a time.
+        agreement: also augment every picture twice, as in training, and see whether both views get the same cluster;
+            of the whole data set trained on.
+
+    Raises:
+        ValueError: no such checkpoint, data set or split, or a damaged one.
+    """
+    unknown = set(baselines) - set(BASELINES)
+    if unknown:
+        raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
+    trained = open_trained(ckpt, data, split)
+    config, dataset, indices = trained.state.config, trained.dataset, trained.indices
+    if agreement and (split != "all" or not trained.same_data):
+        raise ValueError("--agreement is of all pictures of the data set trained on: leave out --split and --data")
+    all_labels = dataset.labels()
+    if linear_probe and all_labels is None:
+        raise ValueError(f"{dataset.path} has no labels, which --linear-probe needs: leave it out")
+    image_size = config.data.image_size
+    features, assignment = trained.embed(batch_size)
+    predictions = assignment.argmax(dim=1).numpy()
+    label_free = label_free_scores(features, assignment)
+    if agreement:
+        label_free["agreement"] = decide(
+            lambda: _agreement(trained.model, dataset, config, trained.device, trained.bf16)
+        )
+    num_clusters = assignment.shape[1]
+    labels = None if all_labels is None else all_labels[indices.start : indices.stop]
+
+    def kmeans(name: str) -> Scores | None:
+        if labels is None:
+            return None
+        points = features.numpy() if name == "kmeans_features" else _pixels(dataset, indices, image_size)
+        with threadpool_limits(cpu_threads(trained.device)):
+            found = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
+        return score(labels, found)
+
+    names = dataset.manifest.class_names
+    return Evaluation(
+        checkpoint=trained.checkpoint,
+        seed=config.seed,
+        step=trained.state.step,
+        dataset=dataset.manifest.name,
+        split=split,
+        n=len(indices),
+        image_size=image_size,
+        precision="bf16" if trained.bf16 else "fp32",
+        num_clusters=num_clusters,
+        num_classes=len(names) if names else None,
+        cluster_sizes=np.bincount(predictions, minlength=num_clusters).tolist(),
+        scores=None if labels is None else score(labels, predictions),
+        acc_majority=None if labels is None else majority_accuracy(labels, predictions),
+        same_data=trained.same_data,
+        baselines={name: kmeans(name) for name in baselines},
+        linear_probe=_linear_probe(features.numpy(), labels) if linear_probe and labels is not None else None,
+        label_free=label_free,
+        class_names=names or (),
+        title=dataset.title,
+        confusion=None if labels is None or not names else _confusion(predictions, labels, num_clusters, len(names)),
+    )
+
+
+def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.device, bf16: bool) -> float:
+    batch_size = min(config.train.batch_size, len(dataset))
+    config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
+    pipeline = open_pipeline(dataset, config, device, dtype=view_dtype(bf16))
+    try:
+        return view_agreement(model, pipeline, bf16)
+    finally:
+        pipeline.close()
+
+
+def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:
+    """Stored pixels of every picture as one row, float32 (n, 3 H W)."""
+    pictures = decode(dataset, indices, common_geometry(dataset, image_size))
+    return pictures.flatten(1).numpy().astype(np.float32)
+
+
+def _linear_probe(features: np.ndarray, labels: np.ndarray) -> float:
+    present = np.bincount(labels)
+    if (present > 0).sum() < 2 or present[present > 0].min() < PROBE_FOLDS:
+        raise ValueError(
+            f"--linear-probe needs two classes or more with {PROBE_FOLDS} images or more each: leave it out"
+        )
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return float(cross_val_score(classifier, features, labels, cv=PROBE_FOLDS).mean())
+
+
+def _confusion(predictions: np.ndarray, labels: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
+    table = np.zeros((num_clusters, num_classes), dtype=np.int64)
+    np.add.at(table, (predictions, labels), 1)
+    return table
+
+
+def write_confusion(result: Evaluation, file: Path) -> None:
+    """Write the images of each cluster (rows) and class (columns) as CSV.
+
+    Raises:
+        ValueError: there are no labels.
+    """
+    if result.confusion is None:
+        raise ValueError(f"{result.title} has no labels, so there is no confusion to write: leave --confusion out")
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["cluster", *result.class_names])
+        writer.writerows([cluster, *row] for cluster, row in enumerate(result.confusion.tolist()))

@@ -1,0 +1,144 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tcc_fast.evaluation.evaluate import Evaluation
+from tcc_fast.evaluation.metrics import Scores
+from tcc_fast.evaluation.paper import Published, published
+
+METRICS = ("acc", "nmi", "ari")
+BASELINE_NAMES = {"kmeans_features": "k-means on TCC's features", "kmeans_pixels": "k-means on pixels"}
+
+
+def show_evaluation(result: Evaluation, console: Console) -> None:
+    """Print an evaluation: what was measured on, scores beside k-means and the paper, cluster sizes."""
+    console.print(
+        f"{result.title}: {result.n:,} images at {result.image_size} px, split {result.split}, "
+        f"{result.checkpoint} (step {result.step})",
+        soft_wrap=True,
+        markup=False,
+    )
+    if result.scores is None:
+        console.print("The data set has no labels, so there is nothing to score against; the clusters' sizes:")
+    else:
+        console.print(_table(result))
+        for sentence in _cautions(result):
+            console.print(sentence, soft_wrap=True)
+    sizes = ", ".join(f"{size:,}" for size in result.cluster_sizes)
+    console.print(f"{result.clusters_used} of {result.num_clusters} clusters used; sizes: {sizes}", soft_wrap=True)
+    if result.label_free:
+        values = ", ".join(f"{name} {value:.3f}" for name, value in result.label_free.items())
+        console.print(f"without labels: {values}", soft_wrap=True)
+
+
+def _table(result: Evaluation) -> Table:
+    assert result.scores is not None
+    table = Table("", "ACC", "NMI", "ARI")
+    table.add_row("TCC (argmax π), best one-to-one match", *_percent(result.scores))
+    if result.num_clusters != result.num_classes and result.acc_majority is not None:
+        table.add_row("  each cluster by its majority class", f"{100 * result.acc_majority:.1f}", "", "")
+    for name, scores in result.baselines.items():
+        if scores:
+            table.add_row(BASELINE_NAMES[name], *_percent(scores))
+    if result.linear_probe is not None:
+        table.add_row("linear probe on TCC's features (uses labels)", f"{100 * result.linear_probe:.1f}", "", "")
+    for label, figures in _published_rows(result):
+        table.add_row(label, *figures)
+    return table
+
+
+def _published_rows(result: Evaluation) -> Iterable[tuple[str, tuple[str, ...]]]:
+    known = published(result.dataset)
+    if known is None or result.scores is None:
+        return
+    if known.tcc is not None:
+        yield "paper: TCC", _figures(known.tcc)
+        yield "  this run minus the paper", _gap(dict(result.scores), known.tcc)
+    yield f"published: {known.best.method}", _figures(known.best)
+
+
+def _gap(scores: dict[str, Any], known: Published) -> tuple[str, ...]:
+    return tuple(f"{100 * scores[name] - getattr(known, name):+.1f}" for name in METRICS)
+
+
+def _figures(result: Published) -> tuple[str, ...]:
+    """In percent; a figure that is not from the method's own paper, as far as we hold it, has an asterisk."""
+    marks = ("" if name in result.own else "*" for name in METRICS)
+    return tuple(f"{getattr(result, name):.1f}{mark}" for name, mark in zip(METRICS, marks, strict=True))
+
+
+def _cautions(result: Evaluation) -> Iterable[str]:
+    """What must be known to read the table rightly."""
+    trained = "the images it was trained on, without their labels"
+    seen = trained if result.same_data else "another data set than the one it was trained on"
+    yield f"in percent, measured on {seen}; ACC is the best one-to-one match of clusters to classes"
+    if result.num_classes != result.num_clusters:
+        yield (
+            f"K is {result.num_clusters} and there are {result.num_classes} classes: "
+            "images of unmatched clusters or classes count as errors in ACC"
+        )
+    known = published(result.dataset)
+    if known is not None:
+        differing = []
+        if (result.n, result.num_classes) != (known.images, known.classes):
+            differing.append(f"{result.n:,} images here, {known.images:,} there")
+        if result.image_size != known.image_size:
+            differing.append(f"{result.image_size} px here, {known.image_size} px there")
+        what = f" Not the same task: {'; '.join(differing)}." if differing else ""
+        origin = "published figures are their authors' (*: as later papers quote them)"
+        yield f"{origin}; this is one seed ({result.seed}).{what}"
+
+
+def _percent(scores: Scores) -> tuple[str, ...]:
+    return tuple(f"{100 * scores[name]:.1f}" for name in METRICS)  # type: ignore[literal-required]
+
+
+def summarise(results: list[Evaluation]) -> dict[str, Any]:
+    """Several evaluations as plain data: mean and sample standard deviation of each score, then each run.
+
+    Raises:
+        ValueError: they are not of the same images, or one run is among them twice.
+    """
+    runs = [(result.seed, result.checkpoint.resolve().parent) for result in results]
+    if len(set(runs)) < len(runs):
+        raise ValueError("the same run is named twice, which would make the deviation too small: name each run once")
+    if len({(result.dataset, result.split, result.n) for result in results}) > 1:
+        raise ValueError(
+            "these checkpoints were evaluated on different images: give --data to use one data set for all"
+        )
+    every = [result.to_json() for result in results]
+    common = ("dataset", "split", "n", "num_clusters", "num_classes")
+    summary: dict[str, Any] = {name: every[0][name] for name in common}
+    for name in (*METRICS, "acc_majority"):
+        values = [run[name] for run in every]
+        known = None not in values
+        summary[name] = statistics.mean(values) if known else None
+        summary[f"{name}_std"] = statistics.stdev(values) if known else None
+    return summary | {"runs": every}
+
+
+def show_summary(results: list[Evaluation], console: Console) -> None:
+    """Print mean and standard deviation over several checkpoints, and each one's ACC."""
+    summary = summarise(results)
+    if summary["acc"] is None:
+        console.print("no labels, so there are no scores to average")
+        return
+    table = Table(f"{len(results)} checkpoints", "ACC", "NMI", "ARI")
+    table.add_row("mean", *(f"{100 * summary[name]:.1f}" for name in METRICS))
+    table.add_row("standard deviation", *(f"{100 * summary[f'{name}_std']:.1f}" for name in METRICS))
+    for result in results:
+        assert result.scores is not None
+        table.add_row(f"seed {result.seed}", *_percent(result.scores))
+    known = published(results[0].dataset)
+    if known and known.tcc:
+        table.add_row("paper: TCC", *_figures(known.tcc))
+        table.add_row("  mean minus the paper", *_gap(summary, known.tcc))
+    console.print(table)
+    console.print(f"mean and sample standard deviation over {len(results)} runs")

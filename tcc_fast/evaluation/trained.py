@@ -1,0 +1,71 @@
+"""A trained model beside the pictures that it shall see: what `eval` and `assign` begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tcc_fast.computing import resolve_precision
+from tcc_fast.datasets import Dataset, open_dataset
+from tcc_fast.distributed import decide, processes
+from tcc_fast.evaluation.embed import embed
+from tcc_fast.method.model import TCC
+from tcc_fast.pipelines.damage import Damage
+from tcc_fast.runs.checkpoint import load_model
+from tcc_fast.runs.checkpoint_folder import find_checkpoint
+from tcc_fast.runs.run_state import RunState, read_state
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's model, and pictures."""
+
+    checkpoint: Path
+    state: RunState
+    model: TCC
+    dataset: Dataset
+    indices: range
+    """Of the pictures."""
+    device: torch.device
+    bf16: bool
+
+    @property
+    def same_data(self) -> bool:
+        """Whether this is the packed data set that the model was trained on."""
+        return bool(self.state.dataset["fingerprint"] == self.dataset.fingerprint)
+
+    def embed(self, batch_size: int = 512, damage: Damage | None = None) -> tuple[Tensor, Tensor]:
+        """f (n, d) and π (n, K) of the whole pictures, float32 on the CPU; a matter of all ranks.
+
+        ``damage`` gets those of this rank's pictures that cannot be decoded.
+        """
+        moments = self.state.dataset["mean"], self.state.dataset["std"]
+        size = self.state.config.data.image_size
+        where = self.model, self.dataset, self.indices, size, self.device
+        return embed(*where, batch_size, self.bf16, moments, damage)
+
+
+def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:
+    """Load a model for inference; a matter of all ranks.
+
+    Args:
+        ckpt: a run, a checkpoint folder, or `latest`.
+        data: the data set folder; None: the one the run was trained on.
+        split: one of the manifest's splits.
+
+    Raises:
+        ValueError: no such checkpoint, data set or split, or a damaged one.
+    """
+    device = processes().device  # from here on, several of them know of each other
+    checkpoint = decide(lambda: find_checkpoint(ckpt))
+    state = decide(lambda: read_state(checkpoint))
+    dataset = open_dataset(data or Path(state.dataset["path"]))
+    splits = dataset.manifest.splits
+    if split not in splits:
+        raise ValueError(f"{dataset.path} has no split {split!r}: it has {', '.join(splits)}")
+    model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
+    bf16 = resolve_precision(state.config.train.precision, device, state.precision) == "bf16"
+    return Trained(checkpoint, state, model, dataset, range(*splits[split]), device, bf16)

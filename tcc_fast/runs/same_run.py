@@ -1,0 +1,64 @@
+"""Whether a run continues what a checkpoint began: the same pictures, and the same settings where they count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tcc_fast.config import Config
+from tcc_fast.datasets import Dataset
+from tcc_fast.runs.run_state import RunState
+
+# What may differ between a run and its continuation: nothing here touches what is computed.
+_FREE_KEYS = (
+    "data.workers",
+    "data.ffcv_cache",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.tensorboard",
+)
+# What may be changed on purpose, to save a run that goes wrong; it is then no longer the run that was begun.
+_CHANGEABLE_KEYS = ("optim.lr", "train.precision", "train.compile")
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint remembers of the data set it was trained on."""
+    manifest = dataset.manifest
+    return {
+        "name": manifest.name,
+        "num_images": len(dataset),
+        "fingerprint": dataset.fingerprint,
+        "mean": list(manifest.mean),
+        "std": list(manifest.std),
+        "path": str(dataset.path),
+    }
+
+
+def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> list[str]:
+    """See that a checkpoint is of this run; returns a sentence on each setting that was changed and may be.
+
+    Raises:
+        ValueError: it is of another data set, or of other settings; says what differs.
+    """
+    if saved.dataset["fingerprint"] != dataset.fingerprint:
+        raise ValueError(
+            f"{checkpoint} was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
+            f"{saved.dataset['path']}), not on {dataset.path}: its contents differ"
+        )
+    old, new = _flat(saved.config), _flat(config)
+    differing = [key for key in new if old[key] != new[key] and key not in _FREE_KEYS]
+    if fixed := [key for key in differing if key not in _CHANGEABLE_KEYS]:
+        changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fixed)
+        raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")
+    return [f"{key} is {new[key]!r} from here on, and was {old[key]!r}" for key in differing]
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,5 @@
+"""The two-view recipe as functions on a whole batch: the reference of every pipeline.
+
+`view_parameters.py` draws what happens to each view, `augment.py` does it, by `resample.py` (what moves pixels) and
+`colour.py` (what changes them).
+"""

@@ -1,0 +1,119 @@
+"""The two-view recipe as pure functions on a whole uint8 batch, on any device.
+
+Two steps: `view_parameters.draw` turns keys into parameters (what happens to each view), :func:`apply` turns pictures
+and parameters into views. The meaning of every operation is torchvision's (`RandomAffine`,
+`RandomResizedCrop` with antialiasing, `RandomHorizontalFlip`, `ColorJitter` inside `RandomApply`, `RandomGrayscale`,
+`GaussianBlur`), in that order and on float images; `pipelines/torch_views.py` builds the same recipe from torchvision
+itself.
+
+Shapes: B pictures, stored at H × W pixels, S the side of a view.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcc_fast.config import AugmentConfig
+from tcc_fast.views.colour import RGB, channels, colour_jitter, grey, where
+from tcc_fast.views.resample import affine, crop_resize, gaussian_blur
+from tcc_fast.views.view_parameters import ViewParameters
+
+
+def apply(
+    pictures: Tensor,
+    parameters: ViewParameters,
+    recipe: AugmentConfig,
+    size: int,
+    mean: Tensor,
+    std: Tensor,
+    geometry: tuple[Tensor, Tensor] | None = None,
+    products: torch.dtype = torch.float32,
+) -> Tensor:
+    """Make V views of each picture: :func:`place`, then :func:`finish`.
+
+    Args:
+        pictures: (B, 3, H, W) uint8.
+        parameters: of V B views, the first of every picture, then the second of every picture, and so on.
+        recipe: only which operations occur at all is read from it, so that absent ones cost nothing.
+        size: S.
+        mean: (3,) of the data set, pixels in 0..1.
+        std: (3,).
+        geometry: (heights, widths), (V B,) each, that ``parameters.box`` refers to, when the pictures are stored
+            squeezed to H × W; None: H × W itself.
+        products: what crops and blurs are multiplied in. float16 holds all 256 levels, and weights in 11 bits, as TF32
+            does: half the bytes, at 0.2 levels' difference. (bfloat16 would be off by a level and more.)
+
+    Returns:
+        (V B, 3, S, S) float32, normalised, channels-last.
+    """
+    placed = place(pictures, parameters, recipe, size, geometry, products)
+    return finish(placed, parameters, recipe, mean, std, products)
+
+
+def place(
+    pictures: Tensor,
+    parameters: ViewParameters,
+    recipe: AugmentConfig,
+    size: int,
+    geometry: tuple[Tensor, Tensor] | None = None,
+    products: torch.dtype = torch.float32,
+) -> Tensor:
+    """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`; (V B, 3, S, S) in 0..1."""
+    height, width = pictures.shape[-2:]
+    levels = pictures.to(torch.float32)
+    top, left, box_h, box_w = parameters.box.unbind(1)
+    aspect = None
+    if geometry is not None:
+        heights, widths = geometry
+        aspect = widths / heights
+        top, box_h = _stored_span(top, box_h, heights, height)
+        left, box_w = _stored_span(left, box_w, widths, width)
+    if recipe.has_affine:
+        levels = levels.repeat(len(top) // len(levels), 1, 1, 1)
+        levels = affine(levels, parameters.angle, parameters.shear, parameters.zoom, aspect)
+    placed = crop_resize(levels.to(products), top, left, box_h, box_w, parameters.flip, size)
+    return placed.to(torch.float32) / 255.0
+
+
+def finish(
+    images: Tensor,
+    parameters: ViewParameters,
+    recipe: AugmentConfig,
+    mean: Tensor,
+    std: Tensor,
+    products: torch.dtype = torch.float32,
+) -> Tensor:
+    """What changes colours: jitter, grey, blur, normalise. (B, 3, S, S) in 0..1 to the same, channels-last."""
+    rgb = colour_jitter(channels(images), parameters, recipe)
+    if recipe.grey:
+        luma = grey(rgb)
+        rgb = where(parameters.grey, RGB(luma, luma, luma), rgb)
+    images = torch.stack(rgb, dim=1)
+    if recipe.blur:
+        blurred = gaussian_blur(images.to(products), parameters.sigma).to(torch.float32)
+        images = torch.where(parameters.blur.view(-1, 1, 1, 1), blurred, images)
+    return normalize(images, mean, std)
+
+
+def _stored_span(start: Tensor, length: Tensor, side: Tensor, stored: int) -> tuple[Tensor, Tensor]:
+    """Pixels of the picture's own geometry in stored ones: at least one of them, so that no view is empty."""
+    length = (length * stored / side).clamp(min=1.0)
+    return torch.minimum(start * stored / side, stored - length), length
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x - mean) / std per channel: (B, 3, S, S) to the same, channels-last."""
+    images = (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def whole_view(pictures: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """The un-augmented view of inference: the whole picture resized (antialiased) to S × S and normalised."""
+    count, _, height, width = pictures.shape
+    zero = torch.zeros(count, device=pictures.device)
+    no_flip = torch.zeros(count, dtype=torch.bool, device=pictures.device)
+    images = pictures.to(torch.float32) / 255.0
+    if (height, width) != (size, size):
+        images = crop_resize(images, zero, zero, zero + height, zero + width, no_flip, size)
+    return normalize(images, mean, std)

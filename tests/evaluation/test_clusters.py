@@ -1,0 +1,152 @@
+"""Tables, sheets and features of clusters, against what an evaluation of the same checkpoint says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from tcc_fast.cli import app
+from tcc_fast.config import load_config
+from tcc_fast.datasets import Dataset, convert, open_dataset
+from tcc_fast.evaluation.clusters import GAP, THUMBNAIL, contact_sheet, write_clusters
+from tcc_fast.evaluation.evaluate import evaluate
+from tcc_fast.train import train
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(load_config("digits", [*TINY, "train.epochs=1", "start.method=none"]), digits, folder)
+    return folder
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_table_has_every_picture_in_the_cluster_that_an_evaluation_counts(
+    run: Path, digits: Path, tmp_path: Path
+) -> None:
+    sizes = write_clusters(run, tmp_path / "clusters.csv", features=tmp_path / "features.safetensors")
+    rows = rows_of(tmp_path / "clusters.csv")
+    assert [int(row["index"]) for row in rows] == list(range(1797))
+    assert [row["source"] for row in rows] == open_dataset(digits).sources()
+    clusters = np.array([int(row["cluster"]) for row in rows])
+    assert sizes == np.bincount(clusters, minlength=10).tolist() == evaluate(run, baselines=()).cluster_sizes
+    tensors = load_file(tmp_path / "features.safetensors")
+    assert tensors["features"].shape == (1797, 16)
+    assert tensors["assignment"].argmax(dim=1).tolist() == clusters.tolist()
+    confidence = torch.tensor([float(row["confidence"]) for row in rows])
+    torch.testing.assert_close(confidence, tensors["assignment"].max(dim=1).values, rtol=1e-5, atol=0)
+
+
+def thumbnail(sheet: Image.Image, place: int) -> np.ndarray:
+    step = THUMBNAIL + GAP
+    left, top = GAP + place % 10 * step, GAP + place // 10 * step
+    return np.asarray(sheet.crop((left, top, left + THUMBNAIL, top + THUMBNAIL)))
+
+
+def as_thumbnail(dataset: Dataset, index: int) -> np.ndarray:
+    picture = Image.fromarray(dataset.decode(index))
+    return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC))
+
+
+def test_every_cluster_with_pictures_has_a_sheet_from_its_surest_to_its_most_doubtful(
+    digits: Path, tmp_path: Path
+) -> None:
+    settings = [*TINY, "train.epochs=1", "start.method=none", "model.num_clusters=12"]
+    train(load_config("digits", settings), digits, tmp_path / "run")
+    sheets = tmp_path / "sheets"
+    sheets.mkdir()
+    (sheets / "cluster-77.png").touch()  # of an earlier model
+    (sheets / "mine.png").touch()
+    features = tmp_path / "features.safetensors"
+    sizes = write_clusters(tmp_path / "run", tmp_path / "clusters.csv", sheets=sheets, features=features)
+    expected = [f"cluster-{k:02}.png" for k, size in enumerate(sizes) if size]
+    assert sorted(path.name for path in sheets.iterdir()) == [*expected, "mine.png"]
+    k = int(np.argmax(sizes))
+    confidence, cluster = load_file(features)["assignment"].max(dim=1)
+    members = (cluster == k).nonzero().flatten()
+    dataset, sheet = open_dataset(digits), Image.open(sheets / f"cluster-{k:02}.png")
+    for place, picked in ((0, confidence[members].argmax()), (99, confidence[members].argmin())):
+        assert np.array_equal(thumbnail(sheet, place), as_thumbnail(dataset, int(members[picked])))
+
+
+def test_a_sheet_spreads_over_all_pictures_and_is_no_larger_than_they_need(digits: Path) -> None:
+    dataset = open_dataset(digits)
+    step = THUMBNAIL + GAP
+    sheet = contact_sheet(dataset, list(range(1000)))
+    assert sheet.size == (10 * step + GAP, 10 * step + GAP)
+    for place, index in ((0, 0), (50, 504), (99, 999)):
+        assert np.array_equal(thumbnail(sheet, place), as_thumbnail(dataset, index))
+    assert contact_sheet(dataset, list(range(11))).size == (10 * step + GAP, 2 * step + GAP)
+    assert contact_sheet(dataset, [7]).size == (10 * step + GAP, step + GAP)
+
+
+def test_a_picture_that_cannot_be_decoded_is_in_no_cluster(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Dataset.decode
+
+    def damaged(self: Dataset, index: int) -> np.ndarray:
+        if index == 5:
+            raise ValueError("image 5 cannot be decoded")
+        return decode(self, index)
+
+    monkeypatch.setattr(Dataset, "decode", damaged)
+    with pytest.warns(RuntimeWarning, match="image 5 cannot be decoded"):
+        sizes = write_clusters(run, tmp_path / "clusters.csv", sheets=tmp_path / "sheets")
+    rows = rows_of(tmp_path / "clusters.csv")
+    assert (rows[5]["cluster"], rows[5]["confidence"]) == ("", "")
+    assert sum(row["cluster"] == "" for row in rows) == 1
+    assert sum(sizes) == 1796
+
+
+def test_a_split_that_begins_later_names_its_own_pictures(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for split in ("a", "b"):
+        (tmp_path / "pictures" / split).mkdir()
+        for shade in range(8):
+            picture = Image.new("RGB", (16, 16), (shade * 30, 0, 200 if split == "a" else 0))
+            picture.save(tmp_path / "pictures" / split / f"{shade}.png")
+    convert("folder", tmp_path / "set", tmp_path / "pictures", progress=False)
+    manifest = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    manifest["splits"]["second"] = [8, 16]
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(manifest))
+    settings = [*TINY, "train.batch_size=8", "start.method=none", "train.epochs=1"]
+    train(load_config("folder", settings), tmp_path / "set", tmp_path / "run")
+    sheets = tmp_path / "sheets"
+    sizes = write_clusters(tmp_path / "run", tmp_path / "clusters.csv", split="second", sheets=sheets)
+    rows = rows_of(tmp_path / "clusters.csv")
+    assert [row["source"] for row in rows] == [f"b/{shade}.png" for shade in range(8)]
+    assert sum(sizes) == 8
+    assert all(np.asarray(Image.open(sheet))[GAP, GAP, 2] == 0 for sheet in sheets.iterdir())  # those of a are blue
+
+
+def test_pictures_that_were_not_trained_on_are_assigned_by_their_own_names(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for shade in range(6):
+        Image.new("RGB", (30, 20), (shade * 40,) * 3).save(tmp_path / "new" / f"größe {shade}.png")
+    convert("folder", tmp_path / "set", tmp_path / "new", progress=False)
+    command = ["assign", "--ckpt", str(run), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "new.csv")]
+    printed = CliRunner().invoke(app, command, catch_exceptions=False).output
+    assert "6 pictures in" in printed
+    assert [row["source"] for row in rows_of(tmp_path / "new.csv")] == [f"größe {shade}.png" for shade in range(6)]
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(run: Path, tmp_path: Path) -> None:
+    command = ["assign", "--ckpt", str(run), "--out", str(tmp_path / "none" / "clusters.csv")]
+    with pytest.raises(ValueError, match="does not exist; make it first"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    with pytest.raises(ValueError, match="is a folder; name a file to write"):
+        CliRunner().invoke(app, [*command[:-1], str(tmp_path)], catch_exceptions=False)

@@ -1,0 +1,158 @@
+"""Evaluation: with labels, without, with dead clusters, with K unlike the number of classes."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from tcc_fast.config import load_config
+from tcc_fast.datasets import convert, open_dataset
+from tcc_fast.evaluation.embed import embed
+from tcc_fast.evaluation.evaluate import evaluate, write_confusion
+from tcc_fast.evaluation.report import show_evaluation, summarise
+from tcc_fast.runs.checkpoint import load_model
+from tcc_fast.runs.checkpoint_folder import find_checkpoint
+from tcc_fast.runs.run_state import read_state
+from tcc_fast.train import train
+from tests.conftest import TINY
+
+
+def shown(result: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show_evaluation(result, console)  # type: ignore[arg-type]
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run with 13 clusters for 10 classes."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(
+        load_config("digits", [*TINY, "train.epochs=1", "start.method=none", "model.num_clusters=13"]), digits, folder
+    )
+    return folder
+
+
+def test_k_unlike_the_number_of_classes(run: Path) -> None:
+    result = evaluate(run)
+    assert (result.num_clusters, result.num_classes) == (13, 10)
+    assert len(result.cluster_sizes) == 13
+    assert result.scores is not None
+    assert 0 < result.scores["acc"] < 1
+    assert "K is 13 and there are 10 classes" in shown(result)
+
+
+def test_dead_clusters_are_counted_and_harm_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_three(*arguments: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        features, pi = embed(*arguments, **options)  # type: ignore[arg-type]
+        pi[:, 3:] = 0
+        return features, pi
+
+    monkeypatch.setattr("tcc_fast.evaluation.trained.embed", only_three)
+    result = evaluate(run)
+    assert result.clusters_used == 3
+    assert result.cluster_sizes[3:] == [0] * 10
+    assert result.scores is not None
+    assert result.scores["acc"] <= 0.4
+
+
+def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for shade in range(20):
+        Image.new("RGB", (24, 20), (shade * 12, 255 - shade * 12, 9)).save(pictures / f"{shade}.jpg")
+    convert("folder", tmp_path / "set", pictures, progress=False)
+    settings = [*TINY, "train.batch_size=8", "model.num_clusters=3", "start.method=none", "data.image_size=16"]
+    train(load_config("folder", settings), tmp_path / "set", tmp_path / "run")
+    assert "set: 20 pictures into 3 clusters\n" in capsys.readouterr().out  # own pictures: as their folder
+    result = evaluate(tmp_path / "run", baselines=("kmeans_features", "kmeans_pixels"))
+    assert shown(result).startswith("set: 20 images")
+    json = result.to_json()
+    assert (json["acc"], json["nmi"], json["ari"], json["num_classes"]) == (None, None, None, None)
+    assert json["kmeans_features"] == json["kmeans_pixels"] == {"acc": None, "nmi": None, "ari": None}
+    assert sum(json["cluster_sizes"]) == json["n"] == 20
+    assert "no labels" in shown(result)
+
+
+def test_other_data_is_told_from_the_data_trained_on(run: Path, tmp_path: Path) -> None:
+    assert evaluate(run).same_data
+    convert("digits", tmp_path / "again", progress=False)
+    assert evaluate(run, tmp_path / "again").same_data  # the same bytes elsewhere are the same data
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for shade in range(20):
+        Image.new("RGB", (24, 20), (shade * 12, 0, 9)).save(pictures / f"{shade}.png")
+    convert("folder", tmp_path / "set", pictures, progress=False)
+    assert not evaluate(run, tmp_path / "set", baselines=()).same_data
+
+
+def test_inference_is_deterministic_whatever_the_batch_size(run: Path, digits: Path) -> None:
+    checkpoint = find_checkpoint(run)
+    config = read_state(checkpoint).config
+    model, dataset = load_model(checkpoint, config), open_dataset(digits)
+    indices = range(100)
+    features, pi = embed(model, dataset, indices, 8, torch.device("cpu"), batch_size=100)
+    again, _ = embed(model, dataset, indices, 8, torch.device("cpu"), batch_size=7)
+    torch.testing.assert_close(features, again, rtol=0, atol=1e-5)
+    torch.testing.assert_close(pi.sum(dim=1), torch.ones(100))
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(100))
+
+
+def test_over_clustering_names_both_accuracies(run: Path) -> None:
+    result = evaluate(run)
+    assert result.scores is not None
+    assert result.acc_majority is not None
+    assert result.acc_majority >= result.scores["acc"]
+    assert "each cluster by its majority class" in shown(result)
+
+
+def test_linear_probe_and_confusion(run: Path, digits: Path, tmp_path: Path) -> None:
+    result = evaluate(run, baselines=(), linear_probe=True)
+    assert result.linear_probe is not None
+    assert result.linear_probe > 0.5  # even untrained features of digits tell them apart, given labels
+    assert "linear probe" in shown(result)
+    write_confusion(result, tmp_path / "confusion.csv")
+    header, *rows = (line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines())
+    assert header == ["cluster", *"0123456789"]
+    table = np.array(rows, dtype=int)[:, 1:]
+    assert table.sum(axis=1).tolist() == result.cluster_sizes
+    labels = open_dataset(digits).labels()
+    assert labels is not None
+    assert table.sum(axis=0).tolist() == np.bincount(labels).tolist()
+
+
+def test_an_unknown_split_names_those_that_exist(run: Path) -> None:
+    with pytest.raises(ValueError, match="has no split 'test': it has all"):
+        evaluate(run, split="test")
+
+
+def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
+    one = evaluate(run, baselines=())
+    assert one.scores is not None
+    other = replace(one, scores={**one.scores, "acc": one.scores["acc"] + 0.02}, seed=1)
+    with pytest.raises(ValueError, match="the same run is named twice"):
+        summarise([one, one])
+    summary = summarise([one, other])
+    assert summary["acc"] == pytest.approx(one.scores["acc"] + 0.01)
+    assert summary["acc_std"] == pytest.approx(0.02 / 2**0.5)
+    assert summary["nmi_std"] == 0
+    assert [run["seed"] for run in summary["runs"]] == [0, 1]
+    with pytest.raises(ValueError, match="different images"):
+        summarise([one, replace(other, n=3)])
+
+
+def test_the_paper_stands_beside_with_gap_and_caution(run: Path) -> None:
+    result = replace(evaluate(run, baselines=()), dataset="cifar10", scores={"acc": 0.5, "nmi": 0.4, "ari": 0.3})
+    text = shown(result)
+    assert re.search(r"paper: TCC +│ 90\.6 +│ 79\.0 +│ 73\.3\*", text)
+    assert re.search(r"minus the paper +│ -40\.6 +│ -39\.0 +│ -43\.3", text)
+    assert "ProPos+DCBoost" in text
+    assert "Not the same task: 1,797 images here, 60,000 there; 8 px here, 32 px there." in text

@@ -1,0 +1,148 @@
+"""Checkpoints: complete or not there, checked, and safe to load."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tcc_fast.runs import checkpoint as checkpoints
+from tcc_fast.runs.checkpoint import load_model
+from tcc_fast.runs.checkpoint_folder import find_checkpoint, list_checkpoints
+from tcc_fast.config import Config, config_from_tree, load_config
+from tcc_fast.runs.run_state import read_state
+from tcc_fast.train import train
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(load_config("digits", [*TINY, "train.epochs=1", "start.method=none"]), digits, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may damage."""
+    return Path(shutil.copytree(list_checkpoints(run)[-1], tmp_path / "step-000000007"))
+
+
+def test_it_holds_safetensors_and_json_only_with_plain_names(run: Path) -> None:
+    folder = find_checkpoint(run)
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
+    model = load_file(folder / "model.safetensors")
+    assert {"prototypes", "cluster_embedding.weight"} <= model.keys()
+    assert not [key for key in model if "_orig_mod" in key or key.startswith("module.")]
+    assert model.keys() == load_file(folder / "twin.safetensors").keys()
+
+
+def test_run_folder_checkpoint_folder_and_latest_are_understood(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to(run)
+    newest = list_checkpoints(run)[-1]
+    assert find_checkpoint(run) == find_checkpoint(newest) == newest
+    assert find_checkpoint("latest") == newest  # and messages say so
+
+
+def test_a_copy_beside_a_checkpoint_is_not_taken_for_one(run: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run, tmp_path / "run", symlinks=True))
+    (newest,) = list_checkpoints(mine)
+    shutil.copytree(newest, newest.with_name(f"{newest.name}.bak"))
+    assert list_checkpoints(mine) == [newest]
+
+
+def test_the_remains_of_a_checkpoint_make_room_for_it(digits: Path, tmp_path: Path) -> None:
+    remains = tmp_path / "run" / "checkpoints" / "step-000000007"
+    remains.mkdir(parents=True)
+    (remains / "stray").write_text("half a copy")
+    config = load_config("digits", [*TINY, "train.epochs=1", "start.method=none"])
+    assert train(config, digits, tmp_path / "run") == remains
+    assert read_state(remains).step == 7
+    assert not (remains / "stray").exists()
+
+
+def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the folder does not exist"):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="expected a run"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model", "twin", "queues", "optimizer", "rng"])
+def test_a_flipped_bit_is_found_and_the_file_named(copy: Path, name: str) -> None:
+    file = copy / f"{name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors is damaged"):
+        read_state(copy)
+
+
+def test_a_truncated_file_a_missing_file_and_a_broken_state_are_named(copy: Path) -> None:
+    file = copy / "twin.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"twin\.safetensors is damaged"):
+        read_state(copy)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"twin\.safetensors is missing"):
+        read_state(copy)
+    (copy / "state.json").write_text('{"format_version": 1')
+    with pytest.raises(ValueError, match=r"state\.json cannot be read"):
+        read_state(copy)
+
+
+def test_another_format_version_is_refused(copy: Path) -> None:
+    state = json.loads((copy / "state.json").read_text())
+    (copy / "state.json").write_text(json.dumps(state | {"format_version": 99}))
+    with pytest.raises(ValueError, match="format version 99"):
+        read_state(copy)
+
+
+def test_loading_a_hostile_file_runs_no_code(copy: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    (copy / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    config = read_state_unchecked(copy)
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
+        load_model(copy, config)
+    assert not (tmp_path / "exploded").exists()
+
+
+def read_state_unchecked(folder: Path) -> Config:
+    return config_from_tree(json.loads((folder / "state.json").read_text())["config"])
+
+
+def test_a_crash_while_writing_leaves_the_last_good_checkpoint(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("digits", [*TINY, "train.checkpoint_every=1", "start.method=none"])
+    save_file = checkpoints.save_file
+    calls = []
+
+    def full_disk(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 8:  # the third file of the second checkpoint
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full_disk)
+        with pytest.raises(ValueError, match="No space left on device"):
+            train(config, digits, tmp_path / "run")
+    (good,) = list_checkpoints(tmp_path / "run")
+    assert read_state(good).step == 7
+    train(config, digits, tmp_path / "run", resume="must")
+    assert read_state(find_checkpoint(tmp_path / "run")).step == 14
+    assert not list((tmp_path / "run" / "checkpoints").glob(".partial*"))
