@@ -32,6 +32,29 @@ def test_the_small_one_is_as_wide_as_asked(width: int) -> None:
     assert encoder(torch.randn(2, 3, 12, 12)).shape == (2, 5)
 
 
+@pytest.mark.parametrize("stem", ["3x3", "7x7"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet_small"])
+def test_convolutions_begin_as_he_et_al_have_it(backbone: str, stem: str) -> None:
+    """Normal, with the variance 2 / fan-out that torchvision's ResNets have, in the stems that are ours, too."""
+    torch.manual_seed(0)
+    width = 64 if backbone == "resnet_small" else 16
+    encoder = build_encoder(ModelConfig(backbone=backbone, stem=stem, width=width))  # type: ignore[arg-type]
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            wanted = (2 / fan_out) ** 0.5
+            spread = 4 / (2 * module.weight.numel()) ** 0.5  # four standard errors
+            assert module.weight.std().item() == pytest.approx(wanted, rel=spread)
+            assert (module.weight.abs() > 2 * wanted).float().mean() > 0.02  # no uniform draw has such tails
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "advised"), [("7x7", 63, True), ("7x7", 64, False), ("3x3", 127, False), ("3x3", 128, True)]
+)
+def test_a_stem_is_advised_against_beyond_its_sizes(stem: str, size: int, advised: bool) -> None:
+    assert (stem_advice(stem, size) is not None) == advised
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet_small"])
 def test_the_small_stem_keeps_full_resolution_and_the_large_one_a_quarter(backbone: str) -> None:
     def first_stage_size(stem: str) -> int:

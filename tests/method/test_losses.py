@@ -302,3 +302,11 @@ def test_neighbours_are_assigned_what_they_have_on_average(neighbours):
     np.testing.assert_allclose(found, equations.neighbours_mean(pi, features, neighbours), rtol=TIGHT)
     if neighbours == 1:
         np.testing.assert_allclose(found, pi, rtol=TIGHT)
+
+
+def test_no_gradient_flows_into_the_targets_of_the_swapped_prediction() -> None:
+    """They are the twin's; a gradient through them would reach θ where both networks are the same."""
+    logits = torch.randn(6, 3, requires_grad=True)
+    features = torch.randn(6, 4, requires_grad=True)
+    assert not balanced_assignment(logits).requires_grad
+    assert not neighbours_assignment(torch.log_softmax(logits, dim=1), features, 2).requires_grad

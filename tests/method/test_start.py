@@ -114,3 +114,16 @@ def test_the_method_is_the_configured_one() -> None:
     assert torch.equal(find_centres(points, 4, spectral, 3), spectral_centres(points, 4, 5, 3, 7))
     kmeans = StartConfig(method="kmeans", restarts=5)
     assert torch.equal(find_centres(points, 4, kmeans, 3), kmeans_centres(points, 4, 5, 3))
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
+def test_seed_and_restarts_reach_the_k_means(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def k_means(num_clusters: int, n_init: int, random_state: int) -> KMeans:
+        asked.append((n_init, random_state))
+        return KMeans(num_clusters, n_init=n_init, random_state=random_state)
+
+    monkeypatch.setattr("sklearn.cluster.KMeans", k_means)
+    start(clouds()[0], 4, 7, 11)
+    assert asked == [(7, 11)]

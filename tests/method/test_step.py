@@ -15,11 +15,13 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import Config, config_from_tree
+from tcc_fast.bench.stepping import build_step
+from tcc_fast.config import Config, config_from_tree, load_config
 from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys, scalar_key
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
 from tests import equations
+from tests.conftest import TINY
 
 B, K, D, INPUT, HIDDEN = 5, 3, 4, 2, 4
 SEED = 11
@@ -487,3 +489,17 @@ def test_the_momentum_forward_keeps_nothing_for_a_backward_pass(accelerator):
         assert not kept
         training_step.online(data.view_1, None, True)
         assert kept
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_both_encoders_run_in_the_precision_of_the_run_and_what_follows_in_full(bf16: bool) -> None:
+    settings = load_config("digits", [*TINY, "model.num_clusters=3", "loss.symmetric=false"])
+    step = build_step(settings, torch.device("cpu"), bf16, "off")
+    seen: list[bool] = []
+    for network in (step.model, step.twin):
+        network.encoder.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    views = torch.randn(8, 3, 8, 8)
+    online, momentum = step.online(views, None, True), step.momentum(views, None, True)
+    assert seen == [bf16, bf16]
+    assert {part.dtype for part in (*online, *momentum)} == {torch.float32}
+    assert not any(part.requires_grad for part in momentum)

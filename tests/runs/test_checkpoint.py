@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 
 from tcc_fast.runs import checkpoint as checkpoints
 from tcc_fast.runs.checkpoint import load_model
-from tcc_fast.runs.checkpoint_folder import find_checkpoint, list_checkpoints
+from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, list_checkpoints
 from tcc_fast.config import Config, config_from_tree, load_config
 from tcc_fast.runs.run_state import read_state
+from tcc_fast.session import open_session
 from tcc_fast.train import train
 from tests.conftest import TINY
+from tests.method.test_step import fresh_accelerate
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,42 @@ def test_a_crash_while_writing_leaves_the_last_good_checkpoint(
     train(config, digits, tmp_path / "run", resume="must")
     assert read_state(find_checkpoint(tmp_path / "run")).step == 14
     assert not list((tmp_path / "run" / "checkpoints").glob(".partial*"))
+
+
+def test_the_random_state_is_put_back(digits: Path, tmp_path: Path) -> None:
+    """Nothing in a run draws from torch's own generator, but what is built on it may."""
+    config = load_config("digits", [*TINY, "start.method=none", "train.epochs=1"])
+    with fresh_accelerate():
+        session = open_session(config, digits, tmp_path)
+        torch.manual_seed(123)
+        checkpoint = session.save(tmp_path, {}, None)
+        drawn = torch.rand(3)
+        session.load(checkpoint, read_state(checkpoint))
+        assert torch.equal(torch.rand(3), drawn)
+        session.pipeline.close()
+
+
+def test_moments_keep_the_layout_of_their_parameters(digits: Path, tmp_path: Path) -> None:
+    """A fused optimiser walks through both side by side."""
+    config = load_config("digits", [*TINY, "start.method=none", "train.epochs=1"])
+    with fresh_accelerate():
+        train(config, digits, tmp_path)
+        checkpoint = find_checkpoint(tmp_path)
+        session = open_session(config, digits, tmp_path, read_state(checkpoint))
+        session.load(checkpoint, read_state(checkpoint))
+        for parameter in session.model.parameters():
+            moment = session.optimizer.state[parameter]["exp_avg"]
+            assert moment.stride() == parameter.stride()
+        session.pipeline.close()
+
+
+def test_a_link_to_a_removed_checkpoint_goes_with_it(tmp_path: Path) -> None:
+    for step in (5, 9):
+        folder = tmp_path / "checkpoints" / f"step-{step:09d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+    best = tmp_path / "checkpoints" / "best"
+    best.symlink_to("step-000000009")
+    drop_later_checkpoints(tmp_path, 5)
+    assert not best.is_symlink()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000005"]
