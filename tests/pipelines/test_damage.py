@@ -48,7 +48,8 @@ def test_an_undecodable_picture_is_reported_once_and_left_blank(
         warnings.simplefilter("always")
         made = pipeline(damaged(photos, contents), *backend)
         found = [list(made) for _ in range(3)]
-    messages = [str(warning.message) for warning in caught]
+    # From 3.12 on, Python deprecates forks beside threads, which DataLoader's workers are.
+    messages = [str(warning.message) for warning in caught if not issubclass(warning.category, DeprecationWarning)]
     assert len(messages) == 3, messages
     for image in bad:
         assert sum(f"image {image} cannot be decoded and is left blank (" in message for message in messages) == 1
