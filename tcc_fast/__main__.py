@@ -35,6 +35,11 @@ def _run() -> int:
         where = f"{error.filename}: " if error.filename else ""
         _say(f"{where}{error.strerror or error}")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        _say(f"out of memory ({_first_line(error)}): {LESS}")
+        return 1
     except Preempted as stop:
         _say(str(stop))
         return EXIT_CODES[stop.by]
@@ -42,6 +47,23 @@ def _run() -> int:
         _say("interrupted")
         return 130
     return 0
+
+
+LESS = (
+    "try a smaller train.batch_size, data.image_size, queue.instance_length or model.feature_dim, or a stored set of \
+smaller pictures (convert --short-side)"
+)
+"""What takes memory."""
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """torch has a class of its own for GPUs only; on a CPU it is one of its many RuntimeErrors."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _main_says_it(error: ValueError) -> bool:

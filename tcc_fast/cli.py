@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 bench_app = typer.Typer(help="Measure how fast things are on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
@@ -44,7 +46,10 @@ def convert(
         typer.Option(help="The raw pictures: a folder, or a paper data set's archive or folder; glyphs: fonts."),
     ] = None,
     short_side: Annotated[
-        int | None, typer.Option(help="Reduce pictures to this short side in pixels; 0 keeps their size.")
+        int | None,
+        typer.Option(
+            help="Reduce pictures to this short side in pixels (and to 4:1, by cropping); 0 keeps their size."
+        ),
     ] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded anew.")] = 95,
     labels: Annotated[str, typer.Option(help="auto, none, or folders (first folder of a path is its class).")] = "auto",
@@ -124,13 +129,13 @@ def train(
 
         best = train_seeds(plan, parse_seeds(seeds), typer.echo).best
         if processes().is_main_process:
-            typer.echo(f"done: {best}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
+            typer.echo(f"done: {best}\nevaluate it with: tcc-fast eval --ckpt {shlex.quote(str(plan.run))}")
         return leave()
     checkpoint = train_run(
         plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
     )
     if processes().is_main_process:
-        typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {plan.run}")
+        typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {shlex.quote(str(plan.run))}")
     leave()
 
 
@@ -167,6 +172,7 @@ def evaluate_command(
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.evaluate import evaluate, write_confusion
     from tcc_fast.evaluation.report import show_evaluation, show_summary, summarise
+    from tcc_fast.runs.checkpoint_folder import find_checkpoint, refuse_twice
 
     if confusion is not None and len(ckpt) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
@@ -174,6 +180,7 @@ def evaluate_command(
     chosen = (("kmeans_features", kmeans_features), ("kmeans_pixels", kmeans_pixels))
     baselines = tuple(name for name, wanted in chosen if wanted)
     console = Console(highlight=False)
+    refuse_twice(map(find_checkpoint, ckpt))  # now, not after all the work
     results = []
     is_main = processes().is_main_process  # several processes share the pictures; one says what came of it
     for one in ckpt:
@@ -212,6 +219,8 @@ def assign_command(
     from tcc_fast.evaluation.clusters import write_clusters
 
     _check_folders(out, features)
+    if features is not None and features.absolute() == out.absolute():
+        raise ValueError(f"--out and --features are both {out}: name two files")
     if sheets is not None and sheets.exists() and not sheets.is_dir():
         raise ValueError(f"--sheets {sheets}: it is a file, but must be a folder")
     sizes = write_clusters(ckpt, out, data, sheets, features, split)

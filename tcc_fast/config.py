@@ -20,6 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 BUILT_IN = files("tcc_fast") / "configs"
+RETIRED = ("name",)
+"""Settings of before, which changed nothing that is computed: files that have them can still be read."""
 
 
 def _on_off(value: Any) -> Any:
@@ -287,7 +289,7 @@ def load_config(name_or_file: str, overrides: list[str] | None = None) -> Config
 def config_from_tree(tree: dict[str, Any]) -> Config:
     """Validate nested plain data, as read from YAML or from a checkpoint."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate({key: value for key, value in tree.items() if key not in RETIRED})
     except ValidationError as error:
         raise ValueError(_explain(error.errors()[0])) from None
 

@@ -39,7 +39,7 @@ class Display:
         )
         self._task = self._progress.add_task("steps", total=total_steps, completed=done_steps)
         self._table: RenderableType = ""
-        live = active and self.console.is_terminal
+        live = active and self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._render) if live else None
 
     def __enter__(self) -> Display:
@@ -88,7 +88,7 @@ class Display:
         self._seen = (step, now)
         if before is None or step <= before[0]:
             return ""
-        return f" {_duration((self.total_steps - step) * (now - before[1]) / (step - before[0]))} left"
+        return f" {duration((self.total_steps - step) * (now - before[1]) / (step - before[0]))} left"
 
     def _render(self) -> RenderableType:
         return Group(self._table, self._progress)
@@ -114,7 +114,8 @@ def _panel(line: dict[str, float], epochs: int) -> Table:
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As people say it: 2h05m, 3m07s."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

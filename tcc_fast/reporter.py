@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
-from tcc_fast.display import Display
+from tcc_fast.display import Display, duration
 from tcc_fast.distributed import decide
-from tcc_fast.method.encoder import stem_advice
+from tcc_fast.method.encoder import backbone_advice, stem_advice
 from tcc_fast.method.queues import queue_advice
+from tcc_fast.runs.run_files import CONFIG_FILE, write_run_files
 from tcc_fast.session import Session
 from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile
+
+SILENCE = 60.0
+"""Seconds without a line, after which a user wonders."""
 
 
 class Reporter:
@@ -28,7 +30,7 @@ class Reporter:
         self.display = Display(session.total_steps, session.config.train.epochs, session.step, active=self.main)
         self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
         self.restart_clock = self.log.restart_clock
-        self._compiling = False
+        self._compiling, self._first = False, True
 
     def __enter__(self) -> Reporter:
         config = self.session.config
@@ -40,11 +42,11 @@ class Reporter:
         return self
 
     def _open_files(self) -> None:
-        fresh = self.run / "config.partial"
+        session = self.session
         try:
-            fresh.write_text(yaml.safe_dump(self.session.config.model_dump(mode="json"), sort_keys=False))
-            fresh.replace(self.run / "config.yaml")
-            self.metrics = MetricsFile(self.run / "metrics.jsonl", self.session.step)
+            if session.step < session.total_steps or not (self.run / CONFIG_FILE).exists():  # else nothing is trained
+                write_run_files(self.run, session.config, session.dataset.path)
+            self.metrics = MetricsFile(self.run / "metrics.jsonl", session.step)
         except OSError as error:
             raise ValueError(f"{self.run} cannot be written ({error.strerror}): make room, or choose another") from None
 
@@ -66,7 +68,8 @@ class Reporter:
         stem = stem_advice(config.model.stem, config.data.image_size)
         queue = queue_advice(config.queue.instance_length, len(dataset))
         size = dataset.manifest.geometry.size_advice(config.data.image_size)
-        for advice in filter(None, (stem, queue, size)):
+        slow = backbone_advice(config.model.backbone, accelerator.device)
+        for advice in filter(None, (stem, queue, size, slow)):
             self.display.alarm(advice)
         if checkpoint:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
@@ -83,7 +86,11 @@ class Reporter:
     def timed(self) -> Iterator[None]:
         """Around a step, to leave one that is compiled out of the speed."""
         if not self._compiling:
+            started, first = time.perf_counter(), self._first
             yield
+            if first:
+                self._first = False
+                self._say_if_it_takes_long(time.perf_counter() - started)
             return
         self.restart_clock()  # the views of the first batch were compiled, too
         started = time.perf_counter()
@@ -92,6 +99,12 @@ class Reporter:
         self.log.leave_out(seconds)
         self.say(f"compiled in {seconds:.0f} s")
         self._compiling = False
+
+    def _say_if_it_takes_long(self, seconds: float) -> None:
+        """Where the first line is minutes away, say so now; on a GPU a step has only been launched by then."""
+        left = self.session.total_steps - self.session.step - 1
+        if seconds * min(left, self.session.config.train.log_every) > SILENCE:
+            self.say(f"the first step took {seconds:.0f} s, and there are {left:,} more: {duration(seconds * left)}")
 
     def report(self, epoch: int, lr: float) -> None:
         """Write a line on the steps since the last one, if there were any. Waits for the device.

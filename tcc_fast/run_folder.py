@@ -11,7 +11,8 @@ from pathlib import Path
 from tcc_fast.config import Config, built_in_names, load_config
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
-from tcc_fast.runs.checkpoint_folder import find_checkpoint, list_checkpoints, path_of, point_link
+from tcc_fast.runs.checkpoint_folder import find_checkpoint, path_of, point_link
+from tcc_fast.runs.run_files import CONFIG_FILE, DATA_FILE, read_data
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.runs.seeds_folder import refuse_seeds
 from tcc_fast.train import Resume
@@ -57,8 +58,8 @@ def _beginning(
     if resume == "auto":
         if out is None:
             raise ValueError("--resume auto needs --out RUN: the folder to continue if it is there, or to start")
-        if found := list_checkpoints(out):
-            config, data = config or _config_of(out), data or Path(read_state(found[-1]).dataset["path"])
+        if begun := _begun(out):  # also one that was killed before its first checkpoint
+            config, data = config or str(begun / CONFIG_FILE), data or read_data(begun)
     data = data or _only_dataset()
     name = read_manifest(data)[0].name
     config = config or (name if name in built_in_names() else "folder")
@@ -77,14 +78,16 @@ def _continuation(resume: str, config: str | None, data: Path | None, out: Path 
     run = checkpoint.resolve().parent.parent
     if out is not None and out.resolve() != run:
         raise ValueError(f"--resume {resume} continues in {run}: leave --out away, or make it the same")
-    settings = load_config(config or _config_of(run), overrides)
+    settings = load_config(config or str(run / CONFIG_FILE), overrides)
     # Of a run, the newest is looked for when its lock is held: the one before may still be writing.
     named = checkpoint if Path(resume).resolve() == checkpoint.resolve() else None
     return Plan(settings, data or Path(saved.dataset["path"]), run, "must", named)
 
 
-def _config_of(run: Path) -> str:
-    return str(run / "config.yaml")
+def _begun(out: Path) -> Path | None:
+    """A run, or one of several seeds, that was begun in a folder."""
+    candidates = [out, *sorted(out.glob("seed-*"))]
+    return next((run for run in candidates if (run / DATA_FILE).is_file()), None)
 
 
 def _only_dataset() -> Path:

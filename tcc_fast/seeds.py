@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcc_fast.config import load_config
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.run_folder import Plan, point_latest_at
 from tcc_fast.runs.checkpoint_folder import BEST, list_checkpoints, point_link
 from tcc_fast.runs.preemption import Preempted
+from tcc_fast.runs.run_files import CONFIG_FILE
 from tcc_fast.runs.run_state import read_state
+from tcc_fast.runs.same_run import differing_settings
 from tcc_fast.runs.seeds_folder import how_to_continue_seeds
 from tcc_fast.train import train
 
+SEEDS_FILE = "seeds.json"
 CRITERION = "silhouette"
 """The quantity of :mod:`tcc_fast.evaluation.label_free` that chooses: docs/quality.md says how well it follows ACC."""
 
@@ -41,6 +45,8 @@ def parse_seeds(text: str) -> list[int]:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {text!r}, but must be numbers with commas, such as 0,1,2") from None
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**31]:
+        raise ValueError(f"--seeds has {wrong[0]}, but seeds are from 0 to {2**31 - 1}")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds is {text!r}, which names a seed twice")
     return seeds
@@ -49,7 +55,8 @@ def parse_seeds(text: str) -> list[int]:
 def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = print) -> Ranking:
     """Train one run a seed into ``plan.run/seed-S``, and link ``plan.run/best`` to the best; a matter of all ranks.
 
-    With ``--resume auto`` what is there is continued, or left as it is. ``plan.run/seeds.json`` gets the figures.
+    With ``--resume auto`` what is there is continued, or left as it is. ``plan.run/seeds.json`` gets the figures; those
+    of seeds that were trained there earlier count as well.
 
     Args:
         plan: of a single run; its config's seed is replaced.
@@ -57,13 +64,14 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
         say: told, on the main rank, what was chosen.
 
     Raises:
-        ValueError: as `train`; or the plan continues a single run.
+        ValueError: as `train`; or the plan continues a single run, or the folder holds one, or seeds of other settings.
         Preempted: SIGTERM or Ctrl-C came; start the same command again, with ``--resume auto`` and this folder.
     """
     if plan.resume == "must":
         raise ValueError("--seeds starts several runs: to continue them, use --resume auto with --out")
+    decide(lambda: _check_folder(plan))
     precision = decide(lambda: _precision_before(plan.run))
-    found = {}
+    found = decide(lambda: _found_before(plan.run))
     for seed in seeds:
         run = plan.run / f"seed-{seed}"
         config = plan.config.model_copy(update={"seed": seed})
@@ -86,6 +94,31 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
             chosen = "  ← best, by the silhouette" if plan.run / f"seed-{seed}" == ranking.best else ""
             say(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()) + chosen)
     return ranking
+
+
+def _check_folder(plan: Plan) -> None:
+    """Several seeds are compared, so they must be of the same settings, and in a folder of their own."""
+    if list_checkpoints(plan.run) or (plan.run / "metrics.jsonl").exists():
+        raise ValueError(f"{plan.run} holds a single run, not several seeds: choose another --out")
+    for folder in sorted(plan.run.glob("seed-*")):
+        if (folder / CONFIG_FILE).is_file():
+            before = load_config(str(folder / CONFIG_FILE))
+            changes = differing_settings(before, plan.config.model_copy(update={"seed": before.seed}))
+            changes = [key for key in changes if key != "model.num_clusters" or plan.config.model.num_clusters]
+            if changes:
+                raise ValueError(f"{folder} was trained with another {changes[0]}: choose another --out")
+
+
+def _found_before(run: Path) -> dict[int, dict[str, float]]:
+    """What earlier calls found of their seeds in this folder."""
+    try:
+        found = json.loads((run / SEEDS_FILE).read_text(encoding="utf-8"))["label_free"]
+        return {
+            int(seed): {name: math.nan if value is None else value for name, value in values.items()}
+            for seed, values in found.items()
+        }
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}
 
 
 def _precision_before(run: Path) -> str | None:
@@ -114,5 +147,5 @@ def _write(run: Path, ranking: Ranking) -> None:
         for seed, values in ranking.label_free.items()
     }
     content = {"best": ranking.best.name, "criterion": CRITERION, "label_free": plain}
-    (run / "seeds.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (run / SEEDS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     point_link(run / BEST, ranking.best.name)

@@ -17,6 +17,7 @@ from tcc_fast.method.optim import learning_rate, set_learning_rate
 from tcc_fast.reporter import Reporter
 from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, list_checkpoints
 from tcc_fast.runs.preemption import Preemption
+from tcc_fast.runs.run_files import CONFIG_FILE
 from tcc_fast.runs.run_lock import RunLock
 from tcc_fast.runs.run_state import RunState, read_state
 from tcc_fast.runs.seeds_folder import refuse_seeds
@@ -73,7 +74,7 @@ def train(
                 how = (
                     f"continue with --resume {kept[-1]} and"
                     if kept
-                    else "there is no checkpoint yet, so start anew with"
+                    else "there is no checkpoint yet, so start anew with another --out and"
                 )
                 raise ValueError(
                     f"{error}; {how} a lower optim.lr (it was {config.optim.lr:g}), or train.precision=fp32"
@@ -141,4 +142,6 @@ def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:
         return found[-1] if found else None
     if found or (run / "metrics.jsonl").exists():
         raise ValueError(f"{run} already holds a run: continue it with --resume auto, or choose another --out")
+    if (run / CONFIG_FILE).exists():
+        raise ValueError(f"{run / CONFIG_FILE} would be overwritten: choose another --out")
     return None

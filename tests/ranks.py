@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tcc_fast.batch import Batch
 from tcc_fast.config import Config, config_from_tree
 from tcc_fast.distributed import gather, keep_own_buffers, own_part, total_over_ranks_, traffic, world_size
-from tcc_fast.method.batch_norm import GlobalBatchNorm, average_running_statistics, share_batch_statistics
+from tcc_fast.method.batch_norm import BatchNorm2d, GlobalBatchNorm, average_running_statistics, share_batch_statistics
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
@@ -83,7 +83,7 @@ def _in_parts(forward: Callable[[Tensor], Tensor], parts: int, x: Tensor) -> Ten
 def encoder() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3, bias=False),
-        nn.BatchNorm2d(4),
+        BatchNorm2d(4),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from tcc_fast import __main__
 from tcc_fast.cli import app
+from tcc_fast.commented_yaml import commented_yaml
 from tcc_fast.config import load_config
 from tests.conftest import TINY
 
@@ -65,9 +68,81 @@ def test_a_run_that_dies_can_be_continued_as_latest(home: Path, monkeypatch: pyt
         patch.setattr("tcc_fast.method.step.TrainingStep.__call__", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             type_in("train", *SETTINGS, "--out", "runs/one")
-    with pytest.raises(ValueError, match="no checkpoint at runs/one"):
+    with pytest.raises(ValueError, match="no checkpoint at runs/one yet: .* --resume auto --out runs/one"):
         type_in("train", "--resume", "latest")
     assert (home / "runs" / "latest").resolve() == home / "runs" / "one"
+
+
+def test_a_run_that_dies_before_its_first_checkpoint_goes_on_as_itself(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own settings and data, also where there are others by now."""
+
+    def power_cut(self: object, batch: object, step: int) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tcc_fast.method.step.TrainingStep.__call__", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            type_in("train", *SETTINGS, "model.num_clusters=3", "--out", "runs/one")
+    (home / "data" / "other").symlink_to((home / "data" / "digits").resolve())
+    assert "into 3 clusters" in type_in("train", "--resume", "auto", "--out", "runs/one")
+    assert load_config("runs/one/config.yaml").model.num_clusters == 3
+    with pytest.raises(ValueError, match="there are several data sets"):
+        type_in("train", "--resume", "auto", "--out", "runs/two")
+
+
+def test_a_config_in_the_place_of_a_run_is_neither_overwritten_nor_rewritten(home: Path) -> None:
+    mine = home / "runs" / "mine"
+    mine.mkdir(parents=True)
+    settings = "# my notes\n" + commented_yaml(load_config("digits", [*SETTINGS, "model.num_clusters=10"]))
+    (mine / "config.yaml").write_text(settings)
+    with pytest.raises(ValueError, match=r"runs/mine/config\.yaml would be overwritten: choose another --out"):
+        type_in("train", "--config", "runs/mine/config.yaml", "--out", "runs/mine")
+    type_in("train", "--config", "runs/mine/config.yaml", "--resume", "auto", "--out", "runs/mine")
+    assert (mine / "config.yaml").read_text() == settings
+    type_in("train", "--resume", "runs/mine", "optim.lr=0.5")  # of a run that is complete: nothing is trained by it
+    assert load_config("runs/mine/config.yaml").optim.lr != 0.5
+
+
+def test_the_same_run_twice_is_refused_before_the_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in("train", *SETTINGS, "--out", "runs/one")
+    monkeypatch.setattr("tcc_fast.evaluation.evaluate.evaluate", None)  # not called
+    with pytest.raises(ValueError, match="the same run is named twice"):
+        type_in("eval", "--ckpt", "runs/one", "--ckpt", "latest")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_lack_of_memory_is_said_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lack(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(__main__, "app", lack)
+    with pytest.raises(SystemExit) as left:
+        __main__.main()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("tcc-fast: out of memory (")
+    assert "smaller train.batch_size" in said
+    assert said.count("\n") == 1
+
+
+def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(__main__, "app", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        __main__.main()
 
 
 def test_train_without_data_says_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

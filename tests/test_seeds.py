@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
 import pytest
 
-from tcc_fast.config import load_config
+from tcc_fast.config import OptimConfig, load_config
 from tcc_fast.run_folder import Plan
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.preemption import Preempted
@@ -44,8 +45,16 @@ def test_seeds_are_trained_ranked_linked_and_not_trained_again(
     assert len([line for line in said if "best, by the silhouette" in line]) == 1
     assert find_checkpoint(plan.run).resolve().is_relative_to(plan.run / f"seed-{best}")  # what `eval --ckpt` takes
 
+    more = train_seeds(plan, [7], said.append)  # beside what an earlier call found
+    assert more.label_free.keys() == {2, 4, 7}
+    assert {seed: more.label_free[seed] for seed in ranking.label_free} == ranking.label_free
+    assert sorted(json.loads((plan.run / "seeds.json").read_text())["label_free"]) == ["2", "4", "7"]
+    other = dataclasses.replace(plan, config=plan.config.model_copy(update={"optim": OptimConfig(lr=0.5)}))
+    with pytest.raises(ValueError, match=r"seed-2 was trained with another optim\.\w+: choose another --out"):
+        train_seeds(other, [8], said.append)
+
     before = {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")}
-    assert train_seeds(plan, [4, 2], said.append) == ranking
+    assert train_seeds(plan, [4, 2], said.append) == more
     assert {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")} == before
 
 
@@ -75,7 +84,8 @@ def test_what_sigterm_has_stopped_goes_on_with_all_seeds_as_it_advises(
         type_in("eval", "--ckpt", "latest")
     assert sorted(path.name for path in Path("several").glob("[!.]*")) == ["seed-2", "seed-4"][1 - stopped :]
 
-    printed = type_in(*command, "--resume", "auto", "--out", "several")
+    # Nothing but the seeds need be given again.
+    printed = type_in("train", "--seeds", "4,2", "--resume", "auto", "--out", "several")
     assert f"at step {step} of 14" in printed
     assert printed.count("best, by the silhouette") == 1
     assert sorted(json.loads(Path("several/seeds.json").read_text())["label_free"]) == ["2", "4"]
@@ -97,10 +107,18 @@ def test_a_seed_that_was_not_begun_is_trained_in_the_precision_of_the_others(
     assert [read_state(find_checkpoint(plan.run / f"seed-{seed}")).precision for seed in (4, 2)] == ["fp32", "fp32"]
 
 
-@pytest.mark.parametrize("text", ["", "0,", "0-3", "1,1"])
+@pytest.mark.parametrize("text", ["", "0,", "0-3", "1,1", "-1", "0,2147483648"])
 def test_what_is_no_list_of_seeds_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--seeds"):
         parse_seeds(text)
+
+
+def test_several_seeds_do_not_go_where_a_single_run_is(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    plan = Plan(load_config("digits", TINY), digits, tmp_path / "run", "no", None)
+    with pytest.raises(ValueError, match="holds a single run, not several seeds"):
+        train_seeds(plan, [0])
 
 
 def test_a_single_run_cannot_be_continued_as_several(digits: Path, tmp_path: Path) -> None:

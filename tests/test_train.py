@@ -6,7 +6,9 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -364,6 +366,21 @@ def test_a_run_that_sigterm_has_stopped_goes_on_as_if_nothing_had_happened(
     assert without_speed(read_metrics(tmp_path / "calm")) == without_speed(read_metrics(tmp_path / "stopped"))
 
 
+def test_clusters_from_before_their_start_are_not_passed_off_as_results(
+    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fourteen steps in two epochs, the start of the prototypes after seven."""
+    for step, begun in ((7, False), (8, True)):
+        with monkeypatch.context() as patch, fresh_accelerate():
+            stop_after(step, patch)
+            with pytest.raises(Preempted):
+                train(tiny, digits, tmp_path / str(step))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                open_trained(tmp_path / str(step))
+        assert any("its clusters mean nothing yet" in str(one.message) for one in caught) != begun
+
+
 def test_ctrl_c_is_answered_and_loses_nothing(
     digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -508,3 +525,13 @@ def test_a_gpu_that_cannot_compute_in_the_precision_of_before_is_named(monkeypat
         resolve_precision("auto", torch.device("cuda", 1), "bf16")
     assert resolve_precision("auto", torch.device("cuda"), "fp32") == "fp32"
     assert resolve_precision("auto", torch.device("cuda")) == "fp32"
+
+
+def test_a_run_whose_first_line_is_far_away_says_how_long_it_will_take(
+    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, digits, tmp_path / "quick")
+    assert "the first step took" not in capsys.readouterr().out
+    monkeypatch.setattr("tcc_fast.reporter.SILENCE", 0.0)
+    train(tiny, digits, tmp_path / "slow")
+    assert re.search(r"the first step took \d+ s, and there are 13 more: \d+m\d\ds", capsys.readouterr().out)

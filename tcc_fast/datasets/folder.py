@@ -22,6 +22,11 @@ DEFAULT_SHORT_SIDE = 112
 """1.15 times a crop of 96 pixels, rounded up to a multiple of 16."""
 
 
+SPLIT_NAMES = (b"train", b"training", b"test", b"testing", b"val", b"valid", b"validation")
+FEW = 5
+"""Classes that are named when they are found."""
+
+
 def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> FolderReader:
     """Open a folder of pictures.
 
@@ -116,8 +121,13 @@ def _find_classes(src: Path, labels: LabelMode) -> tuple[dict[bytes, int] | None
     if labels == "auto" and len(names) == 1:
         shown = escape_name(_text(names[0]))
         return None, f"Labels: none, since only {shown!r} holds pictures (--labels folders overrides)."
+    if labels == "auto" and all(name.lower() in SPLIT_NAMES for name in names):
+        shown = escape_name(str(src / _text(names[0])))
+        return None, f"Labels: none, since the sub-folders look like splits (--src {shown} takes one of them alone)."
     classes = {name: label for label, name in enumerate(names)}
-    return classes, f"Labels: {len(names)} classes, named by sub-folder."
+    few = ", ".join(escape_name(_text(name)) for name in names[:FEW])
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return classes, f"Labels: {len(names)} classes, named by sub-folder: {few}{more}."
 
 
 def _text(name: bytes) -> str:

@@ -150,7 +150,10 @@ def read_manifest(folder: str | Path) -> tuple[Manifest, bytes]:
     folder = Path(folder)
     path = folder / MANIFEST_FILE
     if not folder.exists():
-        raise ValueError(f"{folder}: no such folder; make the data set first with 'tcc-fast convert'")
+        raise ValueError(
+            f"{folder}: no such folder; make the data set first with 'tcc-fast convert' or, if it was moved, name it "
+            "with --data"
+        )
     if not folder.is_dir():
         raise ValueError(f"{folder}: is a file, but a data set is a folder that holds {MANIFEST_FILE}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tens
     """
     sources = trained.dataset.sources()
     with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
+        writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["index", "source", "cluster", "confidence"])
         for index, k, p in zip(trained.indices, cluster.tolist(), confidence.tolist(), strict=True):
             writer.writerow([index, sources[index], *((k, f"{p:.6g}") if k >= 0 else ("", ""))])
@@ -86,7 +87,8 @@ def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tens
 def _write_sheets(folder: Path, trained: Trained, cluster: Tensor, confidence: Tensor, num_clusters: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("cluster-*.png"):
-        old.unlink()
+        if re.fullmatch(r"cluster-\d+\.png", old.name):  # of another time; the user's own files stay
+            old.unlink()
     digits = len(str(num_clusters - 1))
     for k in range(num_clusters):
         members = (cluster == k).nonzero().flatten()

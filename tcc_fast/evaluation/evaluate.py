@@ -217,6 +217,6 @@ def write_confusion(result: Evaluation, file: Path) -> None:
     if result.confusion is None:
         raise ValueError(f"{result.title} has no labels, so there is no confusion to write: leave --confusion out")
     with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
+        writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["cluster", *result.class_names])
         writer.writerows([cluster, *row] for cluster, row in enumerate(result.confusion.tolist()))

@@ -12,6 +12,7 @@ from rich.table import Table
 from tcc_fast.evaluation.evaluate import Evaluation
 from tcc_fast.evaluation.metrics import Scores
 from tcc_fast.evaluation.paper import Published, published
+from tcc_fast.runs.checkpoint_folder import refuse_twice
 
 METRICS = ("acc", "nmi", "ari")
 BASELINE_NAMES = {"kmeans_features": "k-means on TCC's features", "kmeans_pixels": "k-means on pixels"}
@@ -26,7 +27,8 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
         markup=False,
     )
     if result.scores is None:
-        console.print("The data set has no labels, so there is nothing to score against; the clusters' sizes:")
+        sentence = "The data set has no labels, so there is nothing to score against; the clusters' sizes:"
+        console.print(sentence, soft_wrap=True)
     else:
         console.print(_table(result))
         for sentence in _cautions(result):
@@ -106,9 +108,7 @@ def summarise(results: list[Evaluation]) -> dict[str, Any]:
     Raises:
         ValueError: they are not of the same images, or one run is among them twice.
     """
-    runs = [(result.seed, result.checkpoint.resolve().parent) for result in results]
-    if len(set(runs)) < len(runs):
-        raise ValueError("the same run is named twice, which would make the deviation too small: name each run once")
+    refuse_twice(result.checkpoint for result in results)
     if len({(result.dataset, result.split, result.n) for result in results}) > 1:
         raise ValueError(
             "these checkpoints were evaluated on different images: give --data to use one data set for all"

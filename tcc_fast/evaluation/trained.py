@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,12 @@ class Trained:
         return embed(*where, batch_size, self.bf16, moments, damage)
 
 
+def _clusters_begun(state: RunState) -> bool:
+    """Whether a step has trained clusters; a start comes with the first batch of its epoch."""
+    start = state.config.start_epoch
+    return not start or (state.pipeline["epoch"], state.pipeline["batch"]) > (start, 0)
+
+
 def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:
     """Load a model for inference; a matter of all ranks.
 
@@ -63,6 +70,13 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all")
     checkpoint = decide(lambda: find_checkpoint(ckpt))
     state = decide(lambda: read_state(checkpoint))
     dataset = open_dataset(data or Path(state.dataset["path"]))
+    if not _clusters_begun(state):
+        warnings.warn(
+            f"{checkpoint} is from before its prototypes start (after epoch {state.config.start_epoch} of "
+            f"{state.config.train.epochs}), so its clusters mean nothing yet: continue the run with --resume",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     splits = dataset.manifest.splits
     if split not in splits:
         raise ValueError(f"{dataset.path} has no split {split!r}: it has {', '.join(splits)}")

@@ -5,6 +5,7 @@ Maps views (B, 3, S, S) to features (B, d): global average pooling, then one lin
 
 from __future__ import annotations
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
@@ -72,3 +73,12 @@ def stem_advice(stem: str, image_size: int) -> str | None:
             "7x7 is better (and 16 times cheaper) for images of 128 px and more"
         )
     return None
+
+
+def backbone_advice(backbone: str, device: torch.device) -> str | None:
+    """A sentence that names the network for CPUs where another is to be trained on one, or None."""
+    if device.type != "cpu" or backbone == "resnet_small":
+        return None
+    return (
+        f"model.backbone={backbone} takes long on a CPU: resnet_small is made for it (and model.stem=3x3, small views)"
+    )

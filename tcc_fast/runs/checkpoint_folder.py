@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 STATE_FILE = "state.json"
@@ -38,6 +38,8 @@ def find_checkpoint(where: str | Path) -> Path:
         raise ValueError(f"no checkpoint at {path}: the folder does not exist")
     if seeds := sorted(path.glob("seed-*/checkpoints")):
         raise ValueError(f"{path} holds several seeds, of which none is chosen yet: name one, as {seeds[0].parent}")
+    if (path / "metrics.jsonl").is_file():
+        raise ValueError(f"no checkpoint at {path} yet: start that run again with --resume auto --out {path}")
     raise ValueError(
         f"no checkpoint at {path}: expected a run (with checkpoints/step-*/) or one of its checkpoint folders"
     )
@@ -49,6 +51,13 @@ def path_of(where: str | Path) -> Path:
         return Path(where)
     link = Path("runs/latest")
     return Path(os.path.normpath(link.parent / link.readlink())) if link.is_symlink() else link
+
+
+def refuse_twice(checkpoints: Iterable[Path]) -> None:
+    """Raise ValueError if two checkpoints are of the same run, whose agreement would say nothing."""
+    runs = [checkpoint.resolve().parent for checkpoint in checkpoints]
+    if len(set(runs)) < len(runs):
+        raise ValueError("the same run is named twice, which would make the deviation too small: name each run once")
 
 
 def drop_later_checkpoints(run: Path, step: int, say: Callable[[str], None] = lambda sentence: None) -> None:

@@ -47,11 +47,17 @@ def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: D
             f"{saved.dataset['path']}), not on {dataset.path}: its contents differ"
         )
     old, new = _flat(saved.config), _flat(config)
-    differing = [key for key in new if old[key] != new[key] and key not in _FREE_KEYS]
+    differing = differing_settings(saved.config, config)
     if fixed := [key for key in differing if key not in _CHANGEABLE_KEYS]:
         changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fixed)
         raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")
     return [f"{key} is {new[key]!r} from here on, and was {old[key]!r}" for key in differing]
+
+
+def differing_settings(one: Config, other: Config) -> list[str]:
+    """Keys of settings that differ and touch what is computed."""
+    old, new = _flat(one), _flat(other)
+    return [key for key in new if old[key] != new[key] and key not in _FREE_KEYS]
 
 
 def _flat(config: Config) -> dict[str, Any]:

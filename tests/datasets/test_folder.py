@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.datasets.folder import FolderReader, open_reader
@@ -222,3 +223,18 @@ def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "e/.hidden").touch()
     with pytest.raises(ValueError, match=r"e: no picture found.*1 hidden.*JPEG, PNG, WebP, BMP, GIF, TIFF"):
         list(open_reader(tmp_path / "e", "auto", Checks()))
+
+
+def test_folders_that_are_splits_are_no_classes(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name / "cat").mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / name / "cat" / "1.png")
+    reader = open_reader(tmp_path, "auto", Checks())
+    assert reader.class_names is None
+    (note,) = reader.notes
+    assert note.startswith(f"Labels: none, since the sub-folders look like splits (--src {tmp_path}/test takes ")
+    assert open_reader(tmp_path, "folders", Checks()).class_names == ("test", "train")  # if someone insists
+    (tmp_path / "dog").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "dog" / "1.png")
+    (note,) = open_reader(tmp_path, "auto", Checks()).notes
+    assert note == "Labels: 3 classes, named by sub-folder: dog, test, train."

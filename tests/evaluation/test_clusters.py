@@ -150,3 +150,17 @@ def test_where_nothing_can_be_written_is_said_before_the_work(run: Path, tmp_pat
         CliRunner().invoke(app, command, catch_exceptions=False)
     with pytest.raises(ValueError, match="is a folder; name a file to write"):
         CliRunner().invoke(app, [*command[:-1], str(tmp_path)], catch_exceptions=False)
+
+
+def test_pictures_of_the_users_own_stay_beside_the_sheets(run: Path, tmp_path: Path) -> None:
+    sheets = tmp_path / "sheets"
+    sheets.mkdir()
+    for name in ("cluster-mine.png", "cluster-99.png"):
+        (sheets / name).touch()
+    command = ["assign", "--ckpt", str(run), "--out", str(tmp_path / "a.csv"), "--sheets", str(sheets)]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    assert (sheets / "cluster-mine.png").exists()
+    assert not (sheets / "cluster-99.png").exists()  # of a run with more clusters
+    assert b"\r" not in (tmp_path / "a.csv").read_bytes()
+    with pytest.raises(ValueError, match="--out and --features are both"):
+        CliRunner().invoke(app, [*command, "--features", str(tmp_path / "a.csv")], catch_exceptions=False)

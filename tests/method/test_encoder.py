@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tcc_fast.config import ModelConfig
-from tcc_fast.method.encoder import build_encoder, stem_advice
+from tcc_fast.method.encoder import backbone_advice, build_encoder, stem_advice
 
 BACKBONES = get_args(ModelConfig.model_fields["backbone"].annotation)
 
@@ -72,3 +72,11 @@ def test_a_stem_that_does_not_suit_the_size_names_the_better_one() -> None:
     assert "3x3 is better" in (stem_advice("7x7", 32) or "")
     assert "7x7 is better" in (stem_advice("3x3", 224) or "")
     assert stem_advice("3x3", 32) is stem_advice("7x7", 224) is stem_advice("7x7", 96) is None
+
+
+@pytest.mark.parametrize(
+    ("backbone", "device", "advised"),
+    [("resnet18", "cpu", True), ("resnet_small", "cpu", False), ("resnet18", "cuda", False)],
+)
+def test_a_network_for_cpus_is_named_where_there_is_no_gpu(backbone: str, device: str, advised: bool) -> None:
+    assert (backbone_advice(backbone, torch.device(device)) is not None) == advised
