@@ -137,7 +137,9 @@ def test_an_unknown_split_names_those_that_exist(run: Path) -> None:
 def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
     one = evaluate(run, baselines=())
     assert one.scores is not None
-    other = replace(one, scores={**one.scores, "acc": one.scores["acc"] + 0.02}, seed=1)
+    other = replace(
+        one, scores={**one.scores, "acc": one.scores["acc"] + 0.02}, seed=1, checkpoint=Path("other/step-1")
+    )
     with pytest.raises(ValueError, match="the same run is named twice"):
         summarise([one, one])
     summary = summarise([one, other])
