@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tcc_fast.runs.checkpoint_folder import keep_newest, remove_checkpoint
 from tcc_fast.config import Config
 from tcc_fast.distributed import gather_objects, rank
 from tcc_fast.method.model import TCC
-from tcc_fast.runs.run_state import RunState, sha256_of, write_state
 from tcc_fast.method.step import Queues
+from tcc_fast.runs.checkpoint_folder import keep_newest, remove_checkpoint
+from tcc_fast.runs.run_state import RunState, sha256_of, write_state
 from tcc_fast.runs.training_tensors import (
     WRITTEN,
     Training,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,16 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from sklearn.cluster import KMeans
 
 from tcc_fast.config import load_config
 from tcc_fast.datasets import convert, open_dataset
+from tcc_fast.evaluation import evaluate as evaluating
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.evaluation.evaluate import evaluate, write_confusion
+from tcc_fast.evaluation.metrics import score
 from tcc_fast.evaluation.report import show_evaluation, summarise
+from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import read_state
@@ -158,3 +164,53 @@ def test_the_paper_stands_beside_with_gap_and_caution(run: Path) -> None:
     assert re.search(r"minus the paper +│ -40\.6 +│ -39\.0 +│ -43\.3", text)
     assert "ProPos+DCBoost" in text
     assert "Not the same task: 1,797 images here, 60,000 there; 8 px here, 32 px there." in text
+
+
+def test_a_split_is_scored_by_its_own_labels_and_a_k_means_is_of_what_it_says(
+    run: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    fits: list[tuple[int, int]] = []
+
+    class Asked(KMeans):
+        def fit_predict(self, points: np.ndarray) -> np.ndarray:  # type: ignore[override]
+            asked.append(points.shape)
+            fits.append((self.n_init, self.random_state))
+            return super().fit_predict(points)
+
+    copy = shutil.copytree(digits, tmp_path / "digits")
+    manifest = json.loads((copy / "dataset.json").read_text())
+    manifest["splits"]["late"] = [1000, 1200]
+    (copy / "dataset.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(evaluating, "KMeans", Asked)
+    found = evaluate(run, copy, "late", baselines=("kmeans_features", "kmeans_pixels"))
+    assert asked == [(200, 16), (200, 3 * 8 * 8)]
+    assert fits == [(10, 0)] * 2
+    trained = open_trained(run, copy, "late")
+    predictions = trained.embed()[1].argmax(dim=1).numpy()
+    labels = open_dataset(copy).labels()
+    assert labels is not None
+    assert found.scores == score(labels[1000:1200], predictions)
+    assert found.scores != score(labels[:200], predictions)
+
+
+def test_other_pictures_are_normalised_as_those_trained_on(run: Path, tmp_path: Path) -> None:
+    """By the mean and the deviation of the set trained on: by their own, dark pictures would look like bright ones."""
+    (tmp_path / "dark").mkdir()
+    for number in range(12):
+        Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(tmp_path / "dark" / f"{number:02}.png")
+    convert("folder", tmp_path / "set", tmp_path / "dark", short_side=0, progress=False)
+    trained = open_trained(run, tmp_path / "set")
+    mean, std = (torch.tensor(trained.state.dataset[name]).view(3, 1, 1) for name in ("mean", "std"))
+    views = torch.stack([(torch.full((3, 8, 8), number / 255) - mean) / std for number in range(12)])
+    with torch.no_grad():
+        torch.testing.assert_close(trained.embed()[0], trained.model.features(views), rtol=1e-4, atol=1e-4)
+
+
+def test_a_linear_probe_is_scored_on_what_it_has_not_seen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of noise: in sample, as many dimensions as pictures would do."""
+    noise = torch.randn(1797, 900, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(Trained, "embed", lambda self, *_: (noise, torch.full((1797, 13), 1 / 13)))
+    found = evaluate(run, baselines=(), linear_probe=True).linear_probe
+    assert found is not None
+    assert found < 0.2

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tcc_fast.config import Config, config_from_tree, load_config
 from tcc_fast.runs import checkpoint as checkpoints
 from tcc_fast.runs.checkpoint import load_model
-from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, list_checkpoints
-from tcc_fast.config import Config, config_from_tree, load_config
+from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, keep_newest, list_checkpoints
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.session import open_session
 from tcc_fast.train import train
@@ -187,3 +187,13 @@ def test_a_link_to_a_removed_checkpoint_goes_with_it(tmp_path: Path) -> None:
     drop_later_checkpoints(tmp_path, 5)
     assert not best.is_symlink()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000005"]
+
+
+def test_the_best_checkpoint_stays_however_old(tmp_path: Path) -> None:
+    for step, loss in ((1, 5.0), (2, 1.0), (3, 4.0), (4, 3.0)):
+        folder = tmp_path / "checkpoints" / f"step-{step:09d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"loss": loss}))
+        keep_newest(tmp_path, 1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000002", "step-000000004"]
+    assert (tmp_path / "checkpoints" / "best").resolve().name == "step-000000002"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import convert
+from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.train import train
 from tests.conftest import TINY
