@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tcc_fast.draws import gumbel, keys, permutation, scalar_key, uniform
+from tcc_fast.draws import STREAM_AUGMENT, STREAM_GUMBEL, STREAM_ORDER, gumbel, keys, permutation, scalar_key, uniform
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -152,3 +152,13 @@ def test_permutation():
     for epoch in range(2000):
         table[np.arange(6), permutation(6, 0, epoch).numpy()] += 1
     assert stats.chisquare(table.ravel()).pvalue > 1e-3
+
+
+def test_every_seed_and_epoch_has_an_order_of_its_own():
+    """All bits of the key count: of 16 bits, some sixty of these would have the order of another."""
+    orders = {tuple(permutation(20, seed, epoch).tolist()) for seed in range(60) for epoch in range(50)}
+    assert len(orders) == 3000
+
+
+def test_what_is_drawn_for_one_purpose_is_not_drawn_for_another():
+    assert len({STREAM_ORDER, STREAM_AUGMENT, STREAM_GUMBEL}) == 3

@@ -71,7 +71,10 @@ def test_views_that_get_the_same_cluster_are_counted() -> None:
     config = config_from_tree({"model": {"num_clusters": 2, "feature_dim": 3}})
     model = TCC(config.model, config.loss, torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
     model.set_prototypes(torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
+    modes: list[bool] = []
+    model.encoder.register_forward_hook(lambda module, *_: modes.append(module.training))
     assert view_agreement(model.train(), Views()) == 6 / 8  # type: ignore[arg-type]
+    assert modes == [False] * 4  # else each picture's cluster would depend on its batch
     assert model.training
 
 
