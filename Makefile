@@ -11,7 +11,7 @@ help:  ## List the targets.
 setup:  ## Make .venv with all packages, and FFCV's system libraries when rights allow.
 	@tools/setup.sh $(VENV)
 
-demo: setup  ## Convert, train and evaluate real pictures, beside k-means on pixels (SEEDS="0 1 2" for more).
+demo: setup  ## Convert, train and evaluate real images, beside k-means on pixels (SEEDS="0 1 2" for more).
 	@$(BIN)/python tools/demo.py --seeds $(SEEDS)
 
 test: setup lint  ## Run every check.

@@ -1,4 +1,4 @@
-"""Pipelines: packed pictures in, batches of two augmented views out.
+"""Pipelines: packed images in, batches of two augmented views out.
 
 `open_pipeline` chooses among them; each backend is one file and is imported only when it is used.
 """
@@ -17,14 +17,14 @@ from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.decoded import channel_moments, common_geometry, decode
 from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import SINGLE, EpochOrder, Shard
-from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
 
 __all__ = ["Choice", "Shard", "choose_pipeline", "free_memory", "open_backend", "open_pipeline"]
 
 RESIDENT_SHARE = 0.5
-"""Part of the free memory that the resident pictures may take; the rest is the model's."""
+"""Part of the free memory that the resident images may take; the rest is the model's."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def choose_pipeline(dataset: Dataset, config: Config, device: torch.device, shar
     """The backend that ``config.data.pipeline`` names; for `auto` the fastest that this machine and data set allow.
 
     Args:
-        dataset: the pictures.
+        dataset: the images.
         config: the run's settings.
         device: where views go.
         sharing: processes that share the device's memory.
@@ -59,7 +59,7 @@ def choose_pipeline(dataset: Dataset, config: Config, device: torch.device, shar
     needed, free = len(dataset) * 3 * height * width, free_memory(device) // sharing
     size = f"{needed / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free on {device}"
     if needed <= RESIDENT_SHARE * free:
-        return Choice("resident", f"all {len(dataset):,} pictures decoded once, {size}")
+        return Choice("resident", f"all {len(dataset):,} images decoded once, {size}")
     if asked == "resident":
         raise ValueError(
             f"data.pipeline=resident needs {size}, more than the {RESIDENT_SHARE:.0%} it may take: "
@@ -90,7 +90,7 @@ def open_pipeline(
     """The pipeline that ``config.data.pipeline`` names.
 
     Args:
-        dataset: the pictures.
+        dataset: the images.
         config: the run's settings.
         device: where views go.
         shard: which part of every batch.
@@ -122,12 +122,10 @@ def open_backend(
         from tcc_fast.pipelines.resident import ResidentPipeline
 
         damage = Damage(dataset)
-        pictures = _load(dataset, common_geometry(dataset, size), device, damage)
+        images = _load(dataset, common_geometry(dataset, size), device, damage)
         sizes = torch.from_numpy(dataset.sizes().astype(np.int64))
         mean, std = channel_moments(dataset)
-        return ResidentPipeline(
-            pictures, sizes, mean, std, recipe, size, order, dtype, damage.indices, workers, compiled
-        )
+        return ResidentPipeline(images, sizes, mean, std, recipe, size, order, dtype, damage.indices, workers, compiled)
     if name == "ffcv":
         from tcc_fast.pipelines.ffcv_views import FfcvPipeline
 
@@ -144,15 +142,15 @@ def open_backend(
 
 
 def _load(dataset: Dataset, geometry: tuple[int, int], device: torch.device, damage: Damage) -> torch.Tensor:
-    """Every picture, (N, H, W, 3) uint8 on the device: decoded there if it is a GPU and DALI is installed."""
+    """Every image, (N, H, W, 3) uint8 on the device: decoded there if it is a GPU and DALI is installed."""
     if device.type == "cuda" and dataset.manifest.indexes and installed("nvidia.dali"):
         from tcc_fast.pipelines.dali_fill import fill_by_dali
 
         try:
             return fill_by_dali(dataset, geometry, device)
-        except (RuntimeError, ImportError) as error:  # Pillow tells which picture it is, if it is one
+        except (RuntimeError, ImportError) as error:  # Pillow tells which image it is, if it is one
             said = str(error).partition("\n")[0]
-            warnings.warn(f"DALI could not decode the pictures ({said}); Pillow does", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"DALI could not decode the images ({said}); Pillow does", RuntimeWarning, stacklevel=2)
     return decode(dataset, range(len(dataset)), geometry, device, damage)
 
 

@@ -12,29 +12,29 @@ from tcc_fast.datasets.pool import default_workers
 from tcc_fast.pipelines.dali_graph import look_first, outputs
 
 BATCH = 256
-"""Pictures decoded at a time."""
+"""Images decoded at a time."""
 
 
 def fill_by_dali(dataset: Dataset, geometry: tuple[int, int], device: torch.device) -> Tensor:
-    """Every picture, decoded and squeezed to one geometry: (N, H, W, 3) uint8 on the device.
+    """Every image, decoded and squeezed to one geometry: (N, H, W, 3) uint8 on the device.
 
     Args:
         dataset: with DALI's index of its shards (`dataset.manifest.indexes`).
         geometry: H and W.
-        device: a GPU decodes there; the CPU gives the same pixels as `pictures.decode` where nothing is squeezed.
+        device: a GPU decodes there; the CPU gives the same pixels as `decoded.decode` where nothing is squeezed.
 
     Raises:
-        RuntimeError: DALI cannot decode a picture; which one, it does not say.
+        RuntimeError: DALI cannot decode an image; which one, it does not say.
     """
     graph = _build(dataset, geometry, device, min(BATCH, len(dataset)))
     result = torch.empty(len(dataset), *geometry, 3, dtype=torch.uint8, device=device)
     done = 0
     while done < len(dataset):
         graph.schedule_run()
-        (pictures,) = outputs(graph, device)
-        pictures = pictures[: len(dataset) - done]  # DALI begins anew at the end
-        result[done : done + len(pictures)] = pictures
-        done += len(pictures)
+        (images,) = outputs(graph, device)
+        images = images[: len(dataset) - done]  # DALI begins anew at the end
+        result[done : done + len(images)] = images
+        done += len(images)
     return result
 
 
@@ -51,7 +51,7 @@ def _build(dataset: Dataset, geometry: tuple[int, int], device: torch.device, ba
             index_paths=[str(dataset.path / name) for name in manifest.indexes],
             ext=["jpg;png"],
         )
-        pictures = fn.decoders.image(
+        images = fn.decoders.image(
             look_first(encoded),
             device="mixed" if on_gpu else "cpu",
             output_type=types.RGB,
@@ -60,7 +60,7 @@ def _build(dataset: Dataset, geometry: tuple[int, int], device: torch.device, ba
             affine=False,
         )
         if manifest.geometry.uniform_size != geometry:
-            pictures = fn.resize(pictures, size=list(geometry), interp_type=types.INTERP_LINEAR, antialias=True)
-        graph.set_outputs(pictures)
+            images = fn.resize(images, size=list(geometry), interp_type=types.INTERP_LINEAR, antialias=True)
+        graph.set_outputs(images)
     graph.build()
     return graph

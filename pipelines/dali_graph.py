@@ -29,19 +29,19 @@ def build_graph(
     # The dynamic executor's outputs are owned by who holds them: no later run writes into them.
     graph = Pipeline(batch_size, threads, device_id, prefetch_queue_depth=depth, exec_dynamic=True)
     with graph:
-        pictures = fn.decoders.image(
+        images = fn.decoders.image(
             look_first(source("encoded", types.UINT8, 1)),
             device="mixed" if on_gpu else "cpu",
             output_type=types.RGB,
-            adjust_orientation=False,  # pictures are stored upright
+            adjust_orientation=False,  # images are stored upright
             jpeg_fancy_upsampling=True,  # as the CPU does
             affine=False,  # else ranks on one machine would pin their threads to the same cores
         )
         crops = []
         for view in (1, 2):
-            moved = pictures
+            moved = images
             if has_affine:
-                moved = fn.warp_affine(pictures, matrix=source(f"matrix_{view}", types.FLOAT, 2), fill_value=0.0)
+                moved = fn.warp_affine(images, matrix=source(f"matrix_{view}", types.FLOAT, 2), fill_value=0.0)
             start, shape = (source(f"{name}_{view}", types.INT32, 1) for name in ("start", "shape"))
             cropped = fn.slice(moved, start=start, shape=shape, axes=[0, 1])
             resized = fn.resize(cropped, size=[image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
@@ -52,10 +52,10 @@ def build_graph(
 
 
 def look_first(encoded: Any) -> Any:
-    """The same bytes, once DALI has read the sizes of all pictures from them.
+    """The same bytes, once DALI has read the sizes of all images from them.
 
     Where it cannot, it says so. Its decoder would say so too, but while some of its threads are still at work on other
-    pictures of the batch, whose memory is then gone: the process crashes.
+    images of the batch, whose memory is then gone: the process crashes.
     """
     from nvidia.dali import fn, types
 
@@ -64,7 +64,7 @@ def look_first(encoded: Any) -> Any:
 
 
 def inverse_affine(parameters: ViewParameters, heights: Tensor, widths: Tensor) -> Tensor:
-    """`resample.affine` as matrices: (B, 2, 3) from the pixels (x, y, 1) of a view to those of its picture.
+    """`resample.affine` as matrices: (B, 2, 3) from the pixels (x, y, 1) of a view to those of its image.
 
     (0, 0) is the corner of the first pixel, not its centre. ``heights`` and ``widths`` are (B,), in pixels.
     """

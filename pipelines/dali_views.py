@@ -1,6 +1,6 @@
-"""The `dali` pipeline: NVIDIA DALI decodes each picture once and cuts both views out of it; the colours are ours.
+"""The `dali` pipeline: NVIDIA DALI decodes each image once and cuts both views out of it; the colours are ours.
 
-DALI gets the encoded pictures and their crops from here, not from one of its own readers: those know no order but
+DALI gets the encoded images and their crops from here, not from one of its own readers: those know no order but
 their own, while here the order of images and every draw are a function of (seed, epoch, index, view). Nothing is
 ever told to DALI about epochs, so their end, its `last_batch_policy` and padded shards do not occur.
 
@@ -34,8 +34,8 @@ from tcc_fast.datasets.pool import default_workers
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines.dali_graph import build_graph, inverse_affine, outputs
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.order import EpochOrder, Position
-from tcc_fast.pipelines.pictures import channel_moments
 from tcc_fast.pipelines.view_maker import blank_, to_device, view_maker
 from tcc_fast.views.view_parameters import draw
 
@@ -43,7 +43,7 @@ DEPTH = 2
 """Batches inside DALI while the training step runs."""
 
 BLANK_SIDE = 16
-"""Pixels; the picture that stands in for one that cannot be decoded."""
+"""Pixels; the image that stands in for one that cannot be decoded."""
 
 Inputs = dict[str, Any]
 """What DALI reads for one batch, by the name of its source: B arrays in a list, or one array of B rows."""
@@ -61,7 +61,7 @@ class _Feed:
     parameters: tuple[Tensor, Tensor]
     """`ViewParameters.pack` of view 1 and view 2, on the CPU."""
     blank: list[int]
-    """Rows whose picture cannot be decoded."""
+    """Rows whose image cannot be decoded."""
 
 
 class DaliPipeline(Position):
@@ -141,7 +141,7 @@ class DaliPipeline(Position):
         """The batch at this position, with its crops: (B, S, S, 3) uint8 on the device, for each view."""
         assert not self._closed, "the pipeline is closed"
         wanted = (self.epoch, self.batch)
-        while True:  # ends: a pass without success gives up a batch in DALI, or finds a picture undecodable
+        while True:  # ends: a pass without success gives up a batch in DALI, or finds an image undecodable
             if not self._fed:
                 self._start(wanted)
             feed, crops = self._oldest()
@@ -183,7 +183,7 @@ class DaliPipeline(Position):
             data = self._read(image)
             if data is None:
                 blank.append(row)
-            encoded.append(_blank_picture() if data is None else data)
+            encoded.append(_blank_image() if data is None else data)
         sizes = self._sizes[index]
         sizes[blank] = BLANK_SIDE
         heights, widths = sizes.unbind(1)
@@ -229,21 +229,21 @@ class DaliPipeline(Position):
         return feed, crops
 
     def _blame(self, feed: _Feed, error: Exception) -> None:
-        """Report the pictures that DALI cannot decode. Raises ``error`` if it is about none of them."""
-        images = feed.index.tolist()
-        pictures = [{name: values[row : row + 1] for name, values in feed.inputs.items()} for row in range(len(images))]
-        blank = {name: np.ones_like(values) for name, values in pictures[0].items() if name != "encoded"}
-        objection, *refusals = self._refusals([blank | {"encoded": [_blank_picture()]}, *pictures])
+        """Report the images that DALI cannot decode. Raises ``error`` if it is about none of them."""
+        indices = feed.index.tolist()
+        singles = [{name: values[row : row + 1] for name, values in feed.inputs.items()} for row in range(len(indices))]
+        blank = {name: np.ones_like(values) for name, values in singles[0].items() if name != "encoded"}
+        objection, *refusals = self._refusals([blank | {"encoded": [_blank_image()]}, *singles])
         if objection or not any(refusals):
             raise error
-        for image, refusal in zip(images, refusals, strict=True):
+        for index, refusal in zip(indices, refusals, strict=True):
             if refusal:
-                self.damage.note(image, self._reason(image, refusal))
+                self.damage.note(index, self._reason(index, refusal))
 
-    def _refusals(self, pictures: list[Inputs]) -> list[str]:
-        """What DALI says against each picture by itself; empty where it takes it."""
+    def _refusals(self, singles: list[Inputs]) -> list[str]:
+        """What DALI says against each image by itself; empty where it takes it."""
         graph, found = None, []
-        for inputs in pictures:
+        for inputs in singles:
             graph = graph or self._build(1, depth=1)
             try:
                 graph.run(**inputs)
@@ -253,13 +253,13 @@ class DaliPipeline(Position):
                 found.append(str(error))
         return found
 
-    def _reason(self, image: int, refusal: str) -> str:
-        """In Pillow's words, if it cannot decode the picture either."""
+    def _reason(self, index: int, refusal: str) -> str:
+        """In Pillow's words, if it cannot decode the image either."""
         try:
-            found = self.dataset.decode(image).shape[:2]
+            found = self.dataset.decode(index).shape[:2]
         except ValueError as error:
             return str(error)
-        stored = tuple(self._sizes[image].tolist())
+        stored = tuple(self._sizes[index].tolist())
         if found != stored:
             return f"{found[0]} x {found[1]} pixels, not {stored[0]} x {stored[1]}"
         said = refusal.rpartition("encountered:")[2].strip().partition("\n")[0]  # the rest is where in our code
@@ -277,8 +277,8 @@ class DaliPipeline(Position):
         self._fed.clear()
 
 
-def _blank_picture() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """An encoded picture of BLANK_SIDE x BLANK_SIDE pixels."""
+def _blank_image() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """An encoded image of BLANK_SIDE x BLANK_SIDE pixels."""
     buffer = io.BytesIO()
     Image.new("RGB", (BLANK_SIDE, BLANK_SIDE)).save(buffer, "JPEG")
     return np.frombuffer(buffer.getvalue(), dtype=np.uint8)

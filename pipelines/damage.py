@@ -1,4 +1,4 @@
-"""Pictures that turn out to be undecodable while a run is under way: reported, counted, left blank."""
+"""Images that turn out to be undecodable while a run is under way: reported, counted, left blank."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import warnings
 from tcc_fast.datasets import Dataset
 
 FEW = 10
-"""So many undecodable pictures are borne in the smallest data set."""
+"""So many undecodable images are borne in the smallest data set."""
 SHARE = 0.01
 """Of a larger one, this share."""
 
 
 class Damage:
-    """The undecodable pictures met so far. Their views are blank: all zeros, the mean colour.
+    """The undecodable images met so far. Their views are blank: all zeros, the mean colour.
 
     `open_dataset` compares checksums (of sets up to 2 GiB), so that this is rare: a disk that fails under way, or
     a large set that changed after conversion.
@@ -24,7 +24,7 @@ class Damage:
         self.indices: set[int] = set()
 
     def note(self, index: int, why: str) -> None:
-        """Report a picture, once.
+        """Report an image, once.
 
         Raises:
             ValueError: there are now too many for a training that is worth anything.
@@ -35,7 +35,7 @@ class Damage:
         count, limit = len(self.indices), max(FEW, int(SHARE * len(self.dataset)))
         if count > limit:
             raise ValueError(
-                f"{self.dataset.path}: {count} pictures cannot be decoded, where {limit} are borne, the last one "
+                f"{self.dataset.path}: {count} images cannot be decoded, where {limit} are borne, the last one "
                 f"image {index} ({why}); check the disk and convert the data set again"
             )
         warnings.warn(

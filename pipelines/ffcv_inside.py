@@ -1,7 +1,7 @@
-"""Operations inside FFCV's loader: where a batch's pictures lie, and one decode for both views of each.
+"""Operations inside FFCV's loader: where a batch's images lie, and one decode for both views of each.
 
 FFCV's own decoders cut one crop from each decode. Here its loader only fetches the encoded bytes and says where they
-are; threads then decode every picture once, with FFCV's decoder, and make both views while the pixels are in the cache.
+are; threads then decode every image once, with FFCV's decoder, and make both views while the pixels are in the cache.
 The threads are ours and stay: FFCV starts a thread for each epoch, and whatever decoded under it would be left behind.
 """
 
@@ -86,7 +86,7 @@ def _locate_with(fetch: Any) -> Any:
 
 
 class Locate(SimpleRGBImageDecoder):  # type: ignore[misc]
-    """In place of a decoder: (B, 5) int64 address, length in bytes, mode, height and width of each picture."""
+    """In place of a decoder: (B, 5) int64 address, length in bytes, mode, height and width of each image."""
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = (5,), np.dtype(np.int64)
@@ -122,8 +122,8 @@ class Apply(Operation):  # type: ignore[misc]
 
 
 @numba.njit(nogil=True)
-def decode_pictures(locations: Any, start: int, stop: int, offsets: Any, pixels: Any, failed: Any) -> None:
-    """Decode pictures start .. stop into `pixels`, picture i at offsets[i - start]; `failed` says which did not work.
+def decode_images(locations: Any, start: int, stop: int, offsets: Any, pixels: Any, failed: Any) -> None:
+    """Decode images start .. stop into `pixels`, image i at offsets[i - start]; `failed` says which did not work.
 
     Not kept on disk, unlike our other compiled functions: it holds addresses of FFCV's functions.
     """
@@ -141,7 +141,7 @@ def decode_pictures(locations: Any, start: int, stop: int, offsets: Any, pixels:
 
 
 class WorkAhead:
-    """FFCV's loader, whose batches are what `make` returns for the locations of their pictures.
+    """FFCV's loader, whose batches are what `make` returns for the locations of their images.
 
     Args:
         beton: the file.
@@ -170,7 +170,7 @@ class WorkAhead:
         return self._run is not None
 
     def start(self, order: NDArray[np.uint64]) -> None:
-        """Begin a run: the pictures of `order`, batch after batch."""
+        """Begin a run: the images of `order`, batch after batch."""
         self.stop()
         self._apply.stopped = False
         self._run = EpochIterator(self._loader, order)

@@ -1,4 +1,4 @@
-"""The `ffcv` pipeline: FFCV's loader on the `.beton`, every picture decoded once for both its views.
+"""The `ffcv` pipeline: FFCV's loader on the `.beton`, every image decoded once for both its views.
 
 FFCV fetches the encoded bytes, through the file cache of the system or through a cache of its own, and works batches
 ahead. `ffcv_inside.py` holds what happens inside its loader. On a CPU that is everything, up to the finished views;
@@ -29,15 +29,15 @@ from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import EpochOrder, Position
-from tcc_fast.pipelines.pictures import channel_moments
 from tcc_fast.pipelines.view_maker import TensorViews, blank_, to_device
 
 RUN_BATCHES = 256
 """Batches, at least, that FFCV is given at a time: it begins each run with an empty queue."""
 PART, PART_BYTES = 8, 16 << 20
-"""Pictures, and bytes of them, that a thread decodes at most before it makes their views (one picture in any case)."""
+"""Images, and bytes of them, that a thread decodes at most before it makes their views (one image in any case)."""
 CACHE_SHARE = 0.5
 """Part of the free memory that FFCV's own cache may take."""
 
@@ -55,7 +55,7 @@ class _Made:
     parameters: tuple[Tensor, Tensor] | None
     """`ViewParameters.pack` of the crops; None for views."""
     failed: dict[int, str]
-    """Row and reason of each picture that could not be decoded."""
+    """Row and reason of each image that could not be decoded."""
 
 
 class FfcvPipeline(Position):
@@ -189,7 +189,7 @@ class FfcvPipeline(Position):
     # FFCV's thread, and ours under it.
 
     def _make(self, locations: np.ndarray) -> _Made | BaseException:
-        """A batch, from where its pictures lie. Nothing is raised: it would end FFCV's thread without a word."""
+        """A batch, from where its images lie. Nothing is raised: it would end FFCV's thread without a word."""
         try:
             return self._views_of(locations)
         except BaseException as error:
@@ -215,7 +215,7 @@ class FfcvPipeline(Position):
 
         def part(start: int, stop: int) -> None:
             pixels, offsets = self._room(shapes[start:stop])
-            self._ffcv.decode_pictures(locations, start, stop, offsets, pixels, failed)
+            self._ffcv.decode_images(locations, start, stop, offsets, pixels, failed)
             put(pixels, offsets, shapes, start, stop)
 
         def put(pixels: np.ndarray, offsets: np.ndarray, shapes: np.ndarray, start: int, stop: int) -> None:
@@ -228,21 +228,21 @@ class FfcvPipeline(Position):
         self._threads.share(part, count, max(1, min(PART, PART_BYTES // largest)))
         reasons = {}
         for row in np.flatnonzero(failed).tolist():
-            # The decoder also says so of pictures that it merely found odd: those that Pillow reads are good.
+            # The decoder also says so of images that it merely found odd: those that Pillow reads are good.
             try:
-                picture = self.dataset.decode(int(index[row]))
+                image = self.dataset.decode(int(index[row]))
             except ValueError as error:
                 reasons[row] = str(error)
                 continue
-            shapes[row] = picture.shape[:2]
-            put(picture.reshape(-1), np.zeros(1, dtype=np.int64), shapes, row, row + 1)
+            shapes[row] = image.shape[:2]
+            put(image.reshape(-1), np.zeros(1, dtype=np.int64), shapes, row, row + 1)
         drawn = (torch.from_numpy(parameters[0]), torch.from_numpy(parameters[1])) if on_gpu else None
         if self.device.type == "cuda":
             out = out.to(self.device, non_blocking=True)
         return _Made((epoch, batch), index, out, drawn, reasons)
 
     def _room(self, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """This thread's memory for decoded pictures of these shapes, (n, 2), and where each of them goes."""
+        """This thread's memory for decoded images of these shapes, (n, 2), and where each of them goes."""
         sizes = 3 * shapes.prod(axis=1)
         needed = int(sizes.sum())
         if len(getattr(self._memory, "pixels", ())) < needed:
@@ -257,7 +257,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 def _check_memory(beton: Path) -> None:
     size, free = beton.stat().st_size, free_memory(torch.device("cpu"))
-    if size > CACHE_SHARE * free:  # pictures come in random order, so nearly every page is needed most of the time
+    if size > CACHE_SHARE * free:  # images come in random order, so nearly every page is needed most of the time
         raise ValueError(
             f"data.ffcv_cache=process would read all {size / 2**20:,.0f} MiB of {beton} into memory, where "
             f"{free / 2**20:,.0f} MiB are free: choose data.ffcv_cache=os"

@@ -1,4 +1,4 @@
-"""The `resident` pipeline: every picture decoded once into device memory, both views made there as a batch."""
+"""The `resident` pipeline: every image decoded once into device memory, both views made there as a batch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ResidentPipeline(Position):
     that would prepare it meanwhile are the ones that the step needs.
 
     Args:
-        pictures: (N, H, W, 3) uint8, on the training device.
-        sizes: (N, 2) int64, each picture's own height and width. Pictures of unequal shape are stored squeezed
+        images: (N, H, W, 3) uint8, on the training device.
+        sizes: (N, 2) int64, each image's own height and width. Images of unequal shape are stored squeezed
             to H × W, and crops are drawn in their own geometry.
         mean: (3,) of the data set, pixels in 0..1.
         std: (3,).
@@ -30,14 +30,14 @@ class ResidentPipeline(Position):
         image_size: S, the side of a view.
         order: which images come when.
         dtype: of the views.
-        blank: indices of pictures that could not be decoded; their views are all zeros.
+        blank: indices of images that could not be decoded; their views are all zeros.
         threads: on a CPU; None: one a core.
         compiled: on a GPU: use torch.compile.
     """
 
     def __init__(
         self,
-        pictures: Tensor,
+        images: Tensor,
         sizes: Tensor,
         mean: Tensor,
         std: Tensor,
@@ -50,20 +50,20 @@ class ResidentPipeline(Position):
         compiled: bool = False,
     ) -> None:
         super().__init__(order.batches_per_epoch)
-        device = pictures.device
-        self.pictures, self.sizes, self.order = pictures, sizes.to(device), order
+        device = images.device
+        self.images, self.sizes, self.order = images, sizes.to(device), order
         self._maker = view_maker(recipe, image_size, mean, std, device, dtype, threads, compiled)
         self._blank: Tensor | None = None
         if blank:
-            self._blank = torch.zeros(len(pictures), dtype=torch.bool, device=device)
+            self._blank = torch.zeros(len(images), dtype=torch.bool, device=device)
             self._blank[torch.tensor(sorted(blank), device=device)] = True
 
     def __iter__(self) -> Iterator[Batch]:
         while self.batch < self.batches_per_epoch:
-            assert len(self.pictures), "the pipeline is closed"
-            index = to_device(self.order.indices(self.epoch, self.batch), self.pictures.device)
+            assert len(self.images), "the pipeline is closed"
+            index = to_device(self.order.indices(self.epoch, self.batch), self.images.device)
             key_1, key_2 = (scalar_key(STREAM_AUGMENT, self.order.seed, self.epoch, view) for view in (1, 2))
-            view_1, view_2 = self._maker.stored(self.pictures, self.sizes, index, (key_1, key_2))
+            view_1, view_2 = self._maker.stored(self.images, self.sizes, index, (key_1, key_2))
             if self._blank is not None:
                 blank = self._blank[index].view(-1, 1, 1, 1)
                 view_1.masked_fill_(blank, 0.0)
@@ -73,6 +73,6 @@ class ResidentPipeline(Position):
         self.set_epoch(self.epoch + 1)
 
     def close(self) -> None:
-        """Let go of the stored pictures, and end the threads."""
-        self.pictures = torch.empty(0, *self.pictures.shape[1:], dtype=torch.uint8)
+        """Let go of the stored images, and end the threads."""
+        self.images = torch.empty(0, *self.images.shape[1:], dtype=torch.uint8)
         self._maker.close()

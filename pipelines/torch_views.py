@@ -21,8 +21,8 @@ from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.order import EpochOrder, Position
-from tcc_fast.pipelines.pictures import channel_moments
 from tcc_fast.views.resample import blur_kernel_size
 from tcc_fast.views.view_parameters import BLUR_SIGMA
 
@@ -68,7 +68,7 @@ class _TwoViews(TorchDataset[_Item]):
     def __getitem__(self, item: tuple[int, int]) -> _Item:  # type: ignore[override]
         epoch, index = item
         try:
-            picture = Image.fromarray(self.dataset.decode(index))
+            image = Image.fromarray(self.dataset.decode(index))
         except ValueError as error:
             return self.blank, self.blank, index, str(error)
         views = []
@@ -77,7 +77,7 @@ class _TwoViews(TorchDataset[_Item]):
                 key = scalar_key(STREAM_AUGMENT, self.seed, epoch, view, index)
                 # Not torch.manual_seed, which would seed the accelerator's generator as well.
                 torch.default_generator.manual_seed(key % (1 << 63))
-                views.append(self.transform(picture))
+                views.append(self.transform(image))
         return views[0], views[1], index, ""
 
 

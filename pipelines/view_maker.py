@@ -19,11 +19,11 @@ from tcc_fast.views.view_parameters import NUM_DRAWS, ViewParameters, parameters
 class ViewMaker(Protocol):
     """Makes views of S × S pixels, normalised, channels-last, in one dtype on one device."""
 
-    def stored(self, pictures: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Both views of B pictures out of N in memory.
+    def stored(self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Both views of B images out of N in memory.
 
         Args:
-            pictures: (N, H, W, 3) uint8 on the device.
+            images: (N, H, W, 3) uint8 on the device.
             sizes: (N, 2) int64 on the device, own height and width, in which crops are drawn.
             index: (B,) int64 on the device.
             bases: for each view, `tcc_fast.draws.scalar_key` of all but the image.
@@ -114,8 +114,8 @@ class TensorViews:
             self._end = torch.compile(self._finish_view, fullgraph=True, dynamic=False)
 
     @torch.no_grad()
-    def stored(self, pictures: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        chosen, geometry = pictures[index].permute(0, 3, 1, 2), sizes[index]
+    def stored(self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        chosen, geometry = images[index].permute(0, 3, 1, 2), sizes[index]
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
         numbers = uniform(keys_of_each(bases, index).flatten(), NUM_DRAWS)
         view_1, view_2 = self._make(chosen, geometry, numbers).chunk(2)

@@ -51,7 +51,7 @@ def _run() -> int:
 
 LESS = (
     "try a smaller train.batch_size, data.image_size, queue.instance_length or model.feature_dim, or a stored set of \
-smaller pictures (convert --short-side)"
+smaller images (convert --short-side)"
 )
 """What takes memory."""
 

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure how fast things are on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
-DatasetName = typer.Argument(metavar="NAME", help=f"Where the pictures come from: {', '.join(READERS)}.")
+DatasetName = typer.Argument(metavar="NAME", help=f"Where the images come from: {', '.join(READERS)}.")
 ConfigName = typer.Option(
     help="A built-in config or a YAML file; default: the one named as the data set, else `folder`."
 )
@@ -43,13 +43,11 @@ def convert(
     out: Annotated[Path | None, typer.Option(help="Data set folder to make; default: data/NAME.")] = None,
     src: Annotated[
         Path | None,
-        typer.Option(help="The raw pictures: a folder, or a paper data set's archive or folder; glyphs: fonts."),
+        typer.Option(help="The raw images: a folder, or a paper data set's archive or folder; glyphs: fonts."),
     ] = None,
     short_side: Annotated[
         int | None,
-        typer.Option(
-            help="Reduce pictures to this short side in pixels (and to 4:1, by cropping); 0 keeps their size."
-        ),
+        typer.Option(help="Reduce images to this short side in pixels (and to 4:1, by cropping); 0 keeps their size."),
     ] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded anew.")] = 95,
     labels: Annotated[str, typer.Option(help="auto, none, or folders (first folder of a path is its class).")] = "auto",
@@ -57,12 +55,12 @@ def convert(
     max_rejected: Annotated[
         str | None,
         typer.Option(
-            help="Pictures that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
+            help="Images that may be rejected: a count (20) or a share (0.1); default: 0.5, none of a paper data set."
         ),
     ] = None,
     formats: Annotated[
         str,
-        typer.Option(help="tar; tar,beton adds the file that FFCV reads; files leaves pictures in place."),
+        typer.Option(help="tar; tar,beton adds the file that FFCV reads; files leaves images in place."),
     ] = "tar",
     overwrite: Annotated[bool, typer.Option(help="Replace the data set that is there.")] = False,
     allow_incomplete: Annotated[
@@ -70,10 +68,10 @@ def convert(
     ] = False,
     md5: Annotated[bool, typer.Option(help="Compare the MD5 of even a very large archive: reads it whole.")] = False,
 ) -> None:
-    """Convert raw pictures to a packed data set folder."""
-    from tcc_fast.datasets import convert as convert_pictures
+    """Convert raw images to a packed data set folder."""
+    from tcc_fast.datasets import convert as convert_images
 
-    report = convert_pictures(
+    report = convert_images(
         name,
         out,
         src,
@@ -165,7 +163,7 @@ def evaluate_command(
     kmeans_pixels: Annotated[bool, typer.Option(help="Also run k-means on the pixels.")] = False,
     linear_probe: Annotated[bool, typer.Option(help="Also train a linear classifier on the features.")] = False,
     agreement: Annotated[
-        bool, typer.Option(help="Also see how often two augmented views of a picture get the same cluster.")
+        bool, typer.Option(help="Also see how often two augmented views of an image get the same cluster.")
     ] = False,
 ) -> None:
     """Evaluate the clusters of a checkpoint, or of several."""
@@ -182,7 +180,7 @@ def evaluate_command(
     console = Console(highlight=False)
     refuse_twice(map(find_checkpoint, ckpt))  # now, not after all the work
     results = []
-    is_main = processes().is_main_process  # several processes share the pictures; one says what came of it
+    is_main = processes().is_main_process  # several processes share the images; one says what came of it
     for one in ckpt:
         results.append(evaluate(one, data, split, baselines, linear_probe, agreement=agreement))
         if is_main:
@@ -204,17 +202,17 @@ def assign_command(
     ckpt: Annotated[str, typer.Option(help="A run, a checkpoint folder, or `latest`.")],
     out: Annotated[Path, typer.Option(help="CSV file to write: index, source, cluster, confidence.")],
     data: Annotated[
-        Path | None, typer.Option(help="Data set folder, also of other pictures; default: the one trained on.")
+        Path | None, typer.Option(help="Data set folder, also of other images; default: the one trained on.")
     ] = None,
     sheets: Annotated[
-        Path | None, typer.Option(help="Also write a picture of each cluster's pictures, surest first, to this folder.")
+        Path | None, typer.Option(help="Also write a sheet of each cluster's images, surest first, to this folder.")
     ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Also write features and assignments to this safetensors file.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
 ) -> None:
-    """Say of every picture which cluster it is in."""
+    """Say of every image which cluster it is in."""
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.clusters import write_clusters
 
@@ -225,7 +223,7 @@ def assign_command(
         raise ValueError(f"--sheets {sheets}: it is a file, but must be a folder")
     sizes = write_clusters(ckpt, out, data, sheets, features, split)
     if processes().is_main_process:
-        typer.echo(f"{out}: {sum(sizes):,} pictures in {sum(size > 0 for size in sizes)} clusters")
+        typer.echo(f"{out}: {sum(sizes):,} images in {sum(size > 0 for size in sizes)} clusters")
     leave()
 
 
@@ -244,7 +242,7 @@ def bench_pipelines(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every turn to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw a bar chart: an SVG file.")] = None,
 ) -> None:
-    """Compare the pipelines on your pictures: resident, ffcv, dali, torch, and decoding alone."""
+    """Compare the pipelines on your images: resident, ffcv, dali, torch, and decoding alone."""
     from tcc_fast.bench import PIPELINES, Task, check_options, compare, openers
     from tcc_fast.bench.plot import comparison_svg
     from tcc_fast.bench.show import end_saying, say_on_stderr, show_comparison

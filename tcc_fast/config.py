@@ -40,7 +40,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Where pictures come from and at what size they are trained on."""
+    """Where images come from and at what size they are trained on."""
 
     pipeline: Literal["auto", "resident", "ffcv", "dali", "torch"] = "auto"
     """How views are made: `resident` (decoded once into device memory), `ffcv` and `dali` (decoded anew in every
@@ -63,7 +63,7 @@ class AugmentConfig(Section):
     zoom: tuple[float, float] = (1.0, 1.0)
     """RandomAffine: scale factor, drawn from this range; below 1 shows a black border. Addition."""
     crop_area: tuple[float, float] = (0.2, 1.0)
-    """RandomResizedCrop: fraction of the picture's area. Origin: prototype."""
+    """RandomResizedCrop: fraction of the image's area. Origin: prototype."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """RandomResizedCrop: aspect ratio (width / height), log-uniform. Origin: prototype."""
     flip: Fraction = 0.5
@@ -73,7 +73,7 @@ class AugmentConfig(Section):
     brightness: float = Field(0.4, ge=0, le=1)
     """ColorJitter: factor from [1 - x, 1 + x]. Origin: prototype."""
     contrast: float = Field(0.4, ge=0, le=1)
-    """ColorJitter: factor from [1 - x, 1 + x], about the picture's own mean grey. Origin: prototype."""
+    """ColorJitter: factor from [1 - x, 1 + x], about the image's own mean grey. Origin: prototype."""
     saturation: float = Field(0.4, ge=0, le=1)
     """ColorJitter: factor from [1 - x, 1 + x]. Origin: prototype."""
     hue: float = Field(0.4, ge=0, le=0.5)
@@ -86,7 +86,7 @@ class AugmentConfig(Section):
 
     @property
     def has_affine(self) -> bool:
-        """Whether pictures are rotated, sheared or zoomed at all."""
+        """Whether images are rotated, sheared or zoomed at all."""
         return bool(self.rotation or self.shear or self.zoom != (1.0, 1.0))
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class AugmentConfig(Section):
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be a range 0 < low <= high, got [{low:g}, {high:g}]")
         if self.crop_area[1] > 1:
-            raise ValueError("crop_area must not exceed 1 (use zoom below 1 to show more than the picture)")
+            raise ValueError("crop_area must not exceed 1 (use zoom below 1 to show more than the image)")
         return self
 
 
@@ -201,7 +201,7 @@ class StartConfig(Section):
     """Attempts of the k-means, of which `spectral` too has one at its end; the one with the lowest inertia is kept.
     Origin: ours."""
     neighbours: int = Field(20, ge=2)
-    """`spectral`: of a picture in the graph, itself among them. Origin: ours."""
+    """`spectral`: of an image in the graph, itself among them. Origin: ours."""
 
 
 class OptimConfig(Section):

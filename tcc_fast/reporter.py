@@ -61,7 +61,7 @@ class Reporter:
         """Say what is about to happen."""
         session = self.session
         config, accelerator, dataset = session.config, session.accelerator, session.dataset
-        self.say(f"{dataset.title}: {len(dataset):,} pictures into {config.model.num_clusters} clusters")
+        self.say(f"{dataset.title}: {len(dataset):,} images into {config.model.num_clusters} clusters")
         self.say(
             f"{accelerator.device}, {session.precision}, {accelerator.num_processes} process(es), run folder {self.run}"
         )

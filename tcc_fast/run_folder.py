@@ -99,7 +99,7 @@ def _only_dataset() -> Path:
         raise ValueError(f"there are several data sets: {choices}. Choose one with --data {found[0]}")
     raise ValueError(
         "there is no data set under data/: make one with `tcc-fast convert digits`, "
-        "or from your own pictures with `tcc-fast convert folder --src PICTURES`"
+        "or from your own images with `tcc-fast convert folder --src IMAGES`"
     )
 
 

@@ -17,7 +17,7 @@ from tcc_fast.distributed import total_over_ranks_, world_size
 from tcc_fast.method.step import SCALAR_LOSSES, Losses
 
 FEW_A_CLUSTER = 5
-"""Pictures of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
+"""Images of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
 
 
 class NonFiniteLoss(ValueError):
@@ -197,6 +197,6 @@ def collapse_advice(config: Config, num_clusters: int) -> str:
     if config.train.batch_size < FEW_A_CLUSTER * num_clusters:
         return (
             f"train.batch_size={config.train.batch_size} shows too little of each of {num_clusters} clusters: start "
-            "anew with more pictures a batch, or fewer clusters (model.num_clusters)"
+            "anew with more images a batch, or fewer clusters (model.num_clusters)"
         )
     return f"start anew with another seed (seed={config.seed + 1}), or fewer clusters (model.num_clusters)"

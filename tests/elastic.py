@@ -4,7 +4,7 @@
 are negatives after loading step S and before anything else, and those after the steps done here.
 
 All of it in double precision: in single precision a change of 1e-7 in the weights grows to 5e-3 in the keys within
-twelve steps, by as much as another order of summation makes. And with a start that decides nothing: one picture that
+twelve steps, by as much as another order of summation makes. And with a start that decides nothing: one image that
 rounding hands to another cluster of a k-means moves the keys by 1e-3.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tcc_fast.config import Config, load_config
 from tcc_fast.distributed import gather
-from tcc_fast.pipelines.pictures import whole_views
+from tcc_fast.pipelines.decoded import whole_views
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.session import Session, open_session
@@ -38,13 +38,13 @@ def settings() -> Config:
 
 
 def some_means(features: Tensor, num_clusters: int, *_: Any) -> Tensor:
-    """Centres that follow the features smoothly, where those of a method may jump: the mean of every K-th picture."""
+    """Centres that follow the features smoothly, where those of a method may jump: the mean of every K-th image."""
     return torch.stack([features[k::num_clusters].double().mean(dim=0) for k in range(num_clusters)])
 
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """New parameters are float64, and so are the whole pictures that a start looks at."""
+    """New parameters are float64, and so are the whole images that a start looks at."""
 
     def in_double(*arguments: Any) -> Iterator[Tensor]:
         return (views.double() for views in whole_views(*arguments))

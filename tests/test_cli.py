@@ -227,7 +227,7 @@ def test_other_mistakes_with_options_are_answered_as_ever() -> None:
 
 
 @pytest.mark.parametrize("command", [["train"], ["bench", "step"], ["bench", "pipelines"]])
-def test_help_says_which_config_own_pictures_get(command: list[str]) -> None:
+def test_help_says_which_config_own_images_get(command: list[str]) -> None:
     printed = " ".join(type_in(*command, "--help").replace("│", " ").split())
     assert "the one named as the data set, else `folder`." in printed
 

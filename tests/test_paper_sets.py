@@ -28,7 +28,7 @@ A_FEW_STEPS = [
 
 
 def make_archive(name: str, folder: Path) -> tuple[Path, int]:
-    """A small archive in the official layout, with generated pictures; returns it and the number of pictures."""
+    """A small archive in the official layout, with generated images; returns it and the number of images."""
     if name == "cifar10":
         return archives.write_tar_gz(folder / "cifar-10-python.tar.gz", archives.cifar10(per_batch=20).python()), 120
     if name == "cifar100-20":

@@ -144,7 +144,7 @@ def train_command(data: Path, run: Path, *more: str) -> list[str]:
 
 
 # Small steps of SGD: larger ones, or those of Adam, blow rounding up to a different run. Clusters start at step 21, by
-# a k-means: in the graph of a spectral start, rounding decides which of two equally near pictures is a neighbour.
+# a k-means: in the graph of a spectral start, rounding decides which of two equally near images is a neighbour.
 STEADY = ["optim.name=sgd", "optim.lr=0.003", "optim.weight_decay=0", "train.epochs=6", "start.at=0.5"]
 STEADY += ["start.method=kmeans"]
 
@@ -170,7 +170,7 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
     partition, by the processor, whose losses are alike but not the same; the test above takes
     steps over a start in double."""
     run, printed = pair
-    assert printed.count("pictures into 10 clusters") == 1  # only the main process prints
+    assert printed.count("images into 10 clusters") == 1  # only the main process prints
     with fresh_accelerate():
         train(load_config("digits", [*TINY, *STEADY]), digits, tmp_path / "run")
     many, one = metrics(run), metrics(tmp_path / "run")
@@ -192,20 +192,20 @@ def test_two_processes_evaluate_as_one(pair: tuple[Path, str], tmp_path: Path) -
     many = json.loads(result.read_text())
     one = evaluate(str(run), baselines=()).to_json()
     assert many["n"] == 1797
-    assert many["acc"] == pytest.approx(one["acc"], abs=0.002)  # a picture on a border may fall to either side
+    assert many["acc"] == pytest.approx(one["acc"], abs=0.002)  # an image on a border may fall to either side
 
 
 def test_two_processes_assign_as_one(pair: tuple[Path, str], tmp_path: Path) -> None:
     run, table = pair[0], tmp_path / "many.csv"
     done = launch(2, "-m", "tcc_fast", "assign", "--ckpt", str(run), "--out", str(table))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("1,797 pictures") == 1
+    assert done.stdout.count("1,797 images") == 1
     write_clusters(run, tmp_path / "one.csv")
     many, one = (
         [line.split(",")[:3] for line in file.read_text().splitlines()] for file in (table, tmp_path / "one.csv")
     )
     assert [row[:2] for row in many] == [row[:2] for row in one]
-    assert sum(a != b for a, b in zip(many, one, strict=True)) <= 4  # a picture on a border may fall to either side
+    assert sum(a != b for a, b in zip(many, one, strict=True)) <= 4  # an image on a border may fall to either side
 
 
 def test_sigterm_stops_two_processes_together_and_they_go_on_as_if_nothing_had_happened(

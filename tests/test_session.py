@@ -47,8 +47,8 @@ def test_a_start_moves_both_networks_and_is_asked_for_with_the_runs_seed(
         torch.testing.assert_close(network.prototypes.detach(), F.normalize(centres, dim=1))
 
 
-def test_embedding_neither_sees_other_pictures_nor_leaves_a_trace(session: Session) -> None:
-    """In training mode each picture's features would depend on its batch, and batch norm would take note."""
+def test_embedding_neither_sees_other_images_nor_leaves_a_trace(session: Session) -> None:
+    """In training mode each image's features would depend on its batch, and batch norm would take note."""
     before = {name: value.clone() for name, value in session.model.state_dict().items()}
     few, many = (
         embed(session.model, session.dataset, list(range(count)), 8, torch.device("cpu"))[0] for count in (3, 40)

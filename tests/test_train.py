@@ -1,4 +1,4 @@
-"""Training runs on real pictures: what is written, resumed, refused and said."""
+"""Training runs on real images: what is written, resumed, refused and said."""
 
 from __future__ import annotations
 
@@ -229,11 +229,11 @@ def test_k_is_asked_for_when_there_are_no_classes(tmp_path: Path) -> None:
 
     from tcc_fast.datasets import convert
 
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for shade in range(4):
-        Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(pictures / f"{shade}.png")
-    convert("folder", tmp_path / "set", pictures, progress=False)
+        Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(images / f"{shade}.png")
+    convert("folder", tmp_path / "set", images, progress=False)
     config = load_config("folder", ["train.precision=fp32", "train.batch_size=4"])
     with pytest.raises(ValueError, match=r"say how many clusters to look for: model\.num_clusters=10"):
         train(config, tmp_path / "set", tmp_path / "run")
@@ -305,11 +305,11 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
 
     from tcc_fast.datasets import convert
 
-    pictures = tmp_path / "pictures" / "cats"
-    pictures.mkdir(parents=True)
+    images = tmp_path / "images" / "cats"
+    images.mkdir(parents=True)
     for shade in range(4):
-        Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(pictures / f"{shade}.png")
-    convert("folder", tmp_path / "set", pictures.parent, labels="folders", progress=False)
+        Image.new("RGB", (20, 16), (shade * 60, 0, 0)).save(images / f"{shade}.png")
+    convert("folder", tmp_path / "set", images.parent, labels="folders", progress=False)
     with pytest.raises(ValueError, match="has a single class, so say how many clusters"):
         train(load_config("folder", ["train.precision=fp32", "train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
 

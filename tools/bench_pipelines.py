@@ -1,14 +1,14 @@
-"""Measure the pipelines on pictures made for it, and hold the figures against goals.
+"""Measure the pipelines on images made for it, and hold the figures against goals.
 
     python tools/bench_pipelines.py                          # every case: some 20 minutes on 2 cores
     python tools/bench_pipelines.py short-96 memory-32       # some of them; the others stay as they were
 
-The pictures are photo-like and the same everywhere; they are made and converted once, in the work folder. The record
+The images are photo-like and the same everywhere; they are made and converted once, in the work folder. The record
 goes to docs/records/DATE-pipelines.md, every single turn to the JSON file beside it. A case that is measured again
 replaces its figures there.
 
 The baseline is what users run today, a DataLoader with PIL transforms, and the faster one of two: our `torch` pipeline
-(torchvision's `transforms.v2`, every draw seeded), and `plain` (the older `transforms`, nothing seeded; pictures that
+(torchvision's `transforms.v2`, every draw seeded), and `plain` (the older `transforms`, nothing seeded; images that
 fit into memory are read from an array, as torchvision's CIFAR10 does).
 """
 
@@ -42,7 +42,7 @@ PLAIN = "plain"
 RECIPE = AugmentConfig(jitter=0.8, hue=0.1)
 """Crop 0.2–1, flip 0.5, jitter 0.4/0.4/0.4/0.1 with p 0.8, grey 0.2."""
 TINY_SIDE, TINY_EACH = 32, 20
-"""Pixels, and how many tiny pictures are cut from each photo: enough that the processor's cache does not hold them."""
+"""Pixels, and how many tiny images are cut from each photo: enough that the processor's cache does not hold them."""
 JPEG_QUALITY = 90
 
 
@@ -55,7 +55,7 @@ class Case:
         short_side: to which they are converted, in pixels; 0 keeps their size.
         image_size: of the views.
         pipelines: to be measured beside `plain`.
-        files: whether pictures are decoded in every epoch: then decoding alone is measured as well.
+        files: whether images are decoded in every epoch: then decoding alone is measured as well.
     """
 
     title: str
@@ -112,7 +112,7 @@ GOALS = [
 ]
 
 
-# Pictures.
+# Images.
 
 
 def photo(seed: int) -> Image.Image:
@@ -142,7 +142,7 @@ def make_photo(folder: Path, number: int) -> None:
 
 
 def make_tiny(folder: Path, number: int) -> None:
-    """Square parts of a photo, reduced to tiny pictures: PNGs."""
+    """Square parts of a photo, reduced to tiny images: PNGs."""
     rng, whole = np.random.default_rng(number), photo(number)
     for part in range(TINY_EACH):
         side = int(rng.integers(64, min(whole.size) + 1))
@@ -155,7 +155,7 @@ MAKERS: dict[str, Callable[[Path, int], None]] = {"photos": make_photo, "tiny": 
 
 
 def make_source(source: str, amount: int, work: Path, processes: int) -> Path:
-    """The folder of raw pictures, made unless it is there; complete or not there at all."""
+    """The folder of raw images, made unless it is there; complete or not there at all."""
     folder = work / f"{source}-{amount}"
     if folder.is_dir():
         return folder
@@ -228,7 +228,7 @@ def record(results: dict[str, dict[str, Any]], date: str) -> str:
         f"# The pipelines, {date}",
         "",
         "By `python tools/bench_pipelines.py`; every single turn is in the JSON file beside this one. img/s are",
-        "pictures a second, two views of each. All figures: median of the rounds (lowest–highest); ratios are taken",
+        "images a second, two views of each. All figures: median of the rounds (lowest–highest); ratios are taken",
         "within a round, against the faster one of two DataLoaders with PIL transforms (its name is in the table).",
         "",
         "## Goals",
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn, at least")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--work", type=Path, default=Path("data/bench"), help="where the pictures are made")
+    parser.add_argument("--work", type=Path, default=Path("data/bench"), help="where the images are made")
     parser.add_argument("--out", type=Path, default=Path(f"docs/records/{date}-pipelines.md"))
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.cases if name not in CASES]:
@@ -336,7 +336,7 @@ def main() -> None:
     chosen = arguments.cases or list(CASES)
     sets = {}
     for name in chosen:  # all of them first: what they need later is then in the file cache
-        say_on_stderr(f"making the pictures of {name}")
+        say_on_stderr(f"making the images of {name}")
         sets[name] = make_set(CASES[name], arguments.count, arguments.quality, arguments.work, default_workers())
     end_saying()
     for name in chosen:

@@ -120,7 +120,7 @@ def measure(length: int, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def batch(share: int, rank: int, device: torch.device) -> Batch:
-    """Noise: what is sent does not depend on the pictures."""
+    """Noise: what is sent does not depend on the images."""
     views: list[Tensor] = [torch.randn(share, 3, SIDE, SIDE, device=device) for _ in range(2)]
     return Batch(views[0], views[1], torch.arange(rank * share, (rank + 1) * share, device=device))
 

@@ -4,7 +4,7 @@
 
 For each data set and seed, trains by its config as far as the start (plain instance contrast), then lets every method
 find K centres among the features, and scores what argmax π would say with μ put there: the nearest centre by cosine.
-Labels are only used for that. Features are f of un-augmented pictures of the online network, those of the twin, or
+Labels are only used for that. Features are f of un-augmented images of the online network, those of the twin, or
 means over augmented views.
 """
 
@@ -43,12 +43,12 @@ Method = Callable[[Tensor, int, int], Tensor]
 
 
 def random_points(features: Tensor, num_clusters: int, seed: int) -> Tensor:
-    """Any K pictures."""
+    """Any K images."""
     return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:num_clusters]]
 
 
 def distant_seeds(features: Tensor, num_clusters: int, seed: int) -> Tensor:
-    """K pictures far apart, as k-means++ draws them; of 50 draws the one of the lowest inertia."""
+    """K images far apart, as k-means++ draws them; of 50 draws the one of the lowest inertia."""
     points = features.numpy().astype(np.float64)
     draws = [kmeans_plusplus(points, num_clusters, random_state=seed * 50 + i)[0] for i in range(50)]
     inertia = [((points @ draw.T).max(axis=1) * -2 + 2).sum() for draw in draws]
@@ -95,7 +95,7 @@ def means(features: Tensor, labels: np.ndarray) -> Tensor:
 
 
 METHODS: dict[str, Method] = {
-    "random pictures": random_points,
+    "random images": random_points,
     "distant seeds": distant_seeds,
     "k-means, one try": lambda f, k, seed: kmeans_centres(f, k, 1, seed),
     "k-means, best of 50": lambda f, k, seed: kmeans_centres(f, k, 50, seed),

@@ -1,4 +1,4 @@
-"""The demo: real pictures in, clusters out, beside k-means. Runs the commands that a user would type.
+"""The demo: real images in, clusters out, beside k-means. Runs the commands that a user would type.
 
 python tools/demo.py                         # digits and mnist5k, one seed each
 python tools/demo.py --seeds 0 1 2 --sets digits

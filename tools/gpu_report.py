@@ -8,13 +8,13 @@
 Parts: `verify` (losses and states of the tuned step beside the plain one's, compiled views beside eager ones, nothing
 waits, nothing is compiled twice, one NCCL rank), `step-32`, `step-96`, `step-224` (speed against the plain version and
 against one fixed batch, by every pipeline that is installed; where the time and the memory go), `small-batch` (whether
-a step of 256 pictures should be recorded), `memory` (what a queue of 65 536 costs), `quality` (clusters of a tuned and
+a step of 256 images should be recorded), `memory` (what a queue of 65 536 costs), `quality` (clusters of a tuned and
 of a plain run), `run` (a whole training run: CIFAR-10 if it is converted in the work folder). Each part is a process of
 its own and adds its figures, after each round, to the JSON file beside the report, from which the report is written
 anew. What needs a package or a data set that is not there is named and left out; a part that fails, dies or takes
 longer than `--limit` says so beside what it had found, and the others go on.
 
-Speed is measured on generated pictures (photo-like JPEGs, the same everywhere); quality on real ones.
+Speed is measured on generated images (photo-like JPEGs, the same everywhere); quality on real ones.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
     parser.add_argument("--out", type=Path, default=Path(f"docs/records/{date}-GPU.md"))
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs")
-    parser.add_argument("--work", type=Path, default=Path("data"), help="where pictures and runs go")
+    parser.add_argument("--work", type=Path, default=Path("data"), help="where images and runs go")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which a part is ended")
     parser.add_argument("--render", action="store_true", help="only write the report anew, from its JSON file")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one part, in this process

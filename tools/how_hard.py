@@ -1,13 +1,13 @@
-"""How hard a labelled data set of small pictures is, before anything is trained: what raw pixels give.
+"""How hard a labelled data set of small images is, before anything is trained: what raw pixels give.
 
     python tools/how_hard.py data/glyphs
 
-Two bounds to read a clustering against, both on grey pixels and all pictures:
+Two bounds to read a clustering against, both on grey pixels and all images:
 
 - k-means with as many clusters as classes, its best of ten starts: what no feature at all gives.
 - The nearest neighbour's label, where neighbours of the same origin do not count: what the labels' structure allows.
-  The origin is the first part of a picture's source (for glyphs: the family of the font), or with `--by word` the first
-  word of that, which takes "Latin Modern Roman" and "Latin Modern Sans" for one. Where all pictures have one origin,
+  The origin is the first part of an image's source (for glyphs: the family of the font), or with `--by word` the first
+  word of that, which takes "Latin Modern Roman" and "Latin Modern Sans" for one. Where all images have one origin,
   each counts as its own.
 """
 
@@ -23,11 +23,11 @@ from tcc_fast.datasets import open_dataset
 from tcc_fast.evaluation.metrics import score
 
 ROWS = 500
-"""Pictures whose distances to all others are in memory at once."""
+"""Images whose distances to all others are in memory at once."""
 
 
 def nearest_labels(pixels: np.ndarray, labels: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """(N,) label of each picture's nearest neighbour of another origin.
+    """(N,) label of each image's nearest neighbour of another origin.
 
     `pixels` is float32 (N, D), `labels` and `origins` are whole numbers (N,) of at least two origins.
     """
@@ -42,7 +42,7 @@ def nearest_labels(pixels: np.ndarray, labels: np.ndarray, origins: np.ndarray) 
 
 
 def origins_of(sources: list[str], by: str) -> np.ndarray:
-    """(N,) number of each picture's origin; a number each where there is but one."""
+    """(N,) number of each image's origin; a number each where there is but one."""
     names = [source.partition("/")[0].casefold() for source in sources]
     if by == "word":
         names = [name.split()[0] if name.split() else "" for name in names]
@@ -63,7 +63,7 @@ def main() -> None:
     grey = np.stack([dataset.decode(index).mean(2, dtype=np.float32) for index in range(len(dataset))])
     pixels = grey.reshape(len(grey), -1) / 255
     classes = len(np.unique(labels))
-    print(f"{dataset.manifest.name}: {len(labels):,} pictures of {pixels.shape[1]} pixels in {classes} classes")
+    print(f"{dataset.manifest.name}: {len(labels):,} images of {pixels.shape[1]} pixels in {classes} classes")
     for by in options.by:
         origins = origins_of(dataset.sources(), by)
         found = nearest_labels(pixels, labels, origins)

@@ -139,7 +139,7 @@ def draw(on: Result, off: Result, file: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "two moons"  # the same picture is the same file
+    matplotlib.rcParams["svg.hashsalt"] = "two moons"  # the same figure is the same file
     matplotlib.rcParams["svg.fonttype"] = "none"  # words stay words: a smaller file that can be searched
     import matplotlib.pyplot as plt
 
@@ -188,7 +188,7 @@ def main() -> None:
     """Train every variant with several seeds, print a Markdown table and draw the first seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(8)))
-    parser.add_argument("--picture", type=Path, default=Path("docs/two_moons.svg"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/two_moons.svg"))
     parser.add_argument("--additions", action="store_true", help="leave the additions to the paper out, one by one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # too small for more, and the order of every sum is then the same everywhere
@@ -197,8 +197,8 @@ def main() -> None:
         return
     found, first = accuracies(VARIANTS, arguments.seeds)
     print_table({"k-means on the points": [kmeans_on_points(seed) for seed in arguments.seeds]} | found)
-    draw(first[ON], first[OFF], arguments.picture)
-    print(f"\ndrew {arguments.picture} (seed {arguments.seeds[0]})")
+    draw(first[ON], first[OFF], arguments.figure)
+    print(f"\ndrew {arguments.figure} (seed {arguments.seeds[0]})")
 
 
 if __name__ == "__main__":

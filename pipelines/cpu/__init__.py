@@ -1,7 +1,7 @@
-"""The two-view recipe as one compiled pass over each picture, for CPUs.
+"""The two-view recipe as one compiled pass over each image, for CPUs.
 
 `tcc_fast.views.augment` works on a whole batch, one operation after the other, and every operation goes through memory.
-Here a thread takes one picture and makes both its views while they are in its cache: draw, crop, flip, colours,
+Here a thread takes one image and makes both its views while they are in its cache: draw, crop, flip, colours,
 normalise, write. numba compiles it to vector instructions; it holds no lock of Python's, so plain threads share a
 batch. The results are those of `tcc_fast.views.augment`, which the tests hold it to.
 

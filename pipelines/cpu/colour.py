@@ -93,7 +93,7 @@ def _grey_sum(red: Plane, green: Plane, blue: Plane) -> float:
 def before_contrast(planes: Any, start: int, stop: int, parameters: Any, active: Any) -> float:
     """The parts of the jitter that come before the contrast, on pixels start .. stop; returns their sum of grey.
 
-    The contrast needs the mean of the whole picture, so it parts the work in two. `active` says which of the four
+    The contrast needs the mean of the whole image, so it parts the work in two. `active` says which of the four
     parts the recipe has at all.
     """
     if parameters[JITTER] == 0:

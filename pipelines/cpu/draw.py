@@ -80,7 +80,7 @@ def _between(key: Any, slot: int, low: float, high: float) -> Any:
 
 @compiled
 def draw_view(key: Any, height: float, width: float, recipe: Row, out: Row) -> None:
-    """Fill `out`, (NUM_PARAMETERS,), for a picture of `height` × `width` pixels. `recipe` is a `recipe_row`."""
+    """Fill `out`, (NUM_PARAMETERS,), for an image of `height` × `width` pixels. `recipe` is a `recipe_row`."""
     out[ANGLE] = _between(key, 0, -recipe[0], recipe[0])
     out[SHEAR] = _between(key, 1, -recipe[1], recipe[1])
     out[ZOOM] = _between(key, 2, recipe[2], recipe[3])

@@ -38,8 +38,8 @@ class CpuViews:
         self.threads = Threads(threads)
         self._buffers = Buffers()
 
-    def stored(self, pictures: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        source, order = pictures.flatten(2).numpy(), index.numpy()
+    def stored(self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        source, order = images.flatten(2).numpy(), index.numpy()
         own, base = sizes.numpy(), np.array(bases, dtype=np.int64)
         views = self.empty(len(index)), self.empty(len(index))
         flat = [view.flatten(1).numpy() for view in views]

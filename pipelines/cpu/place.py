@@ -21,7 +21,7 @@ Source = NDArray[Any]
 
 @compiled
 def stored_box(parameters: Any, height: float, width: float, stored_h: float, stored_w: float) -> Any:
-    """Top, left, height, width of the crop in stored pixels, of a picture whose own geometry is height × width."""
+    """Top, left, height, width of the crop in stored pixels, of an image whose own geometry is height × width."""
     h = max(parameters[HEIGHT] * stored_h / height, 1.0)
     w = max(parameters[WIDTH] * stored_w / width, 1.0)
     top = min(parameters[TOP] * stored_h / height, stored_h - h)
@@ -163,7 +163,7 @@ def affine_region(source: Source, parameters: Any, aspect: float, box: Any, out:
     a, b = math.cos(rotation) / zoom, (-math.cos(rotation) * math.tan(tilt) - math.sin(rotation)) / zoom
     c, d = math.sin(rotation) / zoom, (-math.sin(rotation) * math.tan(tilt) + math.cos(rotation)) / zoom
     # The inverse map, about the centre, in pixels: a step right moves the source by (right_x, right_y).
-    shape = aspect * stored_h / stored_w  # 1 unless the picture is stored squeezed
+    shape = aspect * stored_h / stored_w  # 1 unless the image is stored squeezed
     right_x, down_x, right_y, down_y = d, -b / shape, -c * shape, a
     top, left, h, w = box
     first, last = math.floor(left), math.ceil(left + w)

@@ -1,4 +1,4 @@
-"""One picture to one view, and a chunk of a batch to its views: what a thread does."""
+"""One image to one view, and a chunk of a batch to its views: what a thread does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_plan(recipe: AugmentConfig, size: int, mean: Tensor, std: Tensor) -> Pl
 
 @compiled
 def make_scratch(plan: Any, height: int, width: int) -> Any:
-    """Working memory of a thread for pictures of at most height × width pixels."""
+    """Working memory of a thread for images of at most height × width pixels."""
     size = plan.size
     padded = -(-size // LANES) * LANES
     taps_y = (np.empty(size, np.int64), np.empty(size, np.int64), np.empty((size, max_taps(height, size)), np.float32))
@@ -106,15 +106,15 @@ def _finish(parameters: Any, plan: Any, scratch: Any, grey: float, out: Any) -> 
 
 @compiled
 def make_view(source: Any, height: float, width: float, parameters: Any, plan: Any, scratch: Any, out: Any) -> None:
-    """One view of one picture.
+    """One view of one image.
 
     Args:
-        source: (H, 3 W) uint8, as the picture is stored.
-        height: of the picture's own geometry, in which its crop was drawn.
+        source: (H, 3 W) uint8, as the image is stored.
+        height: of the image's own geometry, in which its crop was drawn.
         width: likewise.
         parameters: (NUM_PARAMETERS,) of the view.
         plan: `make_plan`.
-        scratch: `make_scratch` for pictures at least this large.
+        scratch: `make_scratch` for images at least this large.
         out: (S · S · 3,) float32.
     """
     grey = _place(source, height, width, parameters, plan, scratch, True)
@@ -123,30 +123,30 @@ def make_view(source: Any, height: float, width: float, parameters: Any, plan: A
 
 @compiled
 def stored_views(
-    pictures: Any, sizes: Any, index: Any, bases: Any, plan: Any, start: int, stop: int, out_1: Any, out_2: Any
+    images: Any, sizes: Any, index: Any, bases: Any, plan: Any, start: int, stop: int, out_1: Any, out_2: Any
 ) -> None:
-    """Both views of pictures index[start:stop] out of those in memory.
+    """Both views of images index[start:stop] out of those in memory.
 
     Args:
-        pictures: (N, H, 3 W) uint8.
+        images: (N, H, 3 W) uint8.
         sizes: (N, 2) int64, own height and width.
         index: (B,) int64.
         bases: (2,) int64, `scalar_key` of each view without the image.
         plan: `make_plan`.
-        start: first of the pictures of the batch to do.
+        start: first of the images of the batch to do.
         stop: the one after the last.
         out_1: (B, S · S · 3) float32.
         out_2: likewise.
     """
-    scratch = make_scratch(plan, pictures.shape[1], pictures.shape[2] // 3)
+    scratch = make_scratch(plan, images.shape[1], images.shape[2] // 3)
     parameters = np.empty(NUM_PARAMETERS)
     for i in range(start, stop):
         image = index[i]
         height, width = np.float64(sizes[image, 0]), np.float64(sizes[image, 1])
         draw_view(key_of(bases[0], image), height, width, plan.recipe, parameters)
-        make_view(pictures[image], height, width, parameters, plan, scratch, out_1[i])
+        make_view(images[image], height, width, parameters, plan, scratch, out_1[i])
         draw_view(key_of(bases[1], image), height, width, plan.recipe, parameters)
-        make_view(pictures[image], height, width, parameters, plan, scratch, out_2[i])
+        make_view(images[image], height, width, parameters, plan, scratch, out_2[i])
 
 
 @compiled
@@ -177,18 +177,18 @@ def decoded_views(
     views: Any,
     crops: Any,
 ) -> None:
-    """Both views of pictures start .. stop, which have just been decoded, each at its own size.
+    """Both views of images start .. stop, which have just been decoded, each at its own size.
 
-    One of `views` and `crops` has no pictures; the other is filled.
+    One of `views` and `crops` has no images; the other is filled.
 
     Args:
-        pixels: (bytes,) uint8, in which picture i lies at offsets[i - start].
+        pixels: (bytes,) uint8, in which image i lies at offsets[i - start].
         offsets: (stop - start,) int64.
         shapes: (B, 2) int64, height and width in pixels.
         index: (B,) int64.
         bases: (2,) int64, `scalar_key` of each view without the image.
         plan: `make_plan`.
-        start: first of the pictures of the batch to do.
+        start: first of the images of the batch to do.
         stop: the one after the last.
         parameters: (2, B, NUM_PARAMETERS), filled.
         views: (2, B, S · S · 3) float32.

@@ -1,4 +1,4 @@
-"""`tcc-fast bench pipelines`: how fast each pipeline makes views, on the user's own pictures and machine.
+"""`tcc-fast bench pipelines`: how fast each pipeline makes views, on the user's own images and machine.
 
 All contenders are opened and warmed up; then they take turns in rounds, so that whatever else happens on the machine
 meets all of them, and are compared within a round. A fixed piece of work before and after each turn tells whether the

@@ -46,7 +46,7 @@ class Task:
     """What every contender is given.
 
     Attributes:
-        dataset: the pictures.
+        dataset: the images.
         config: recipe, image size, batch size, seed and threads; its choice of a pipeline is not looked at.
         device: where views go.
         dtype: of the views.
@@ -66,7 +66,7 @@ class Task:
         return default_workers() if workers is None else workers
 
     def order(self) -> EpochOrder:
-        """Which pictures come when.
+        """Which images come when.
 
         Raises:
             ValueError: the batch does not fit the data set.
@@ -105,10 +105,10 @@ def open_pipeline_source(task: Task, name: str) -> Source:
     compiled = compile_mode(config.train.compile, task.device, 1) != "off"  # views are made as training makes them
     pipeline = open_backend(name, task.dataset, config, task.device, task.order(), task.dtype, compiled)
     stride = max(1, task.threads) if name == "torch" else 1
-    return Source(_count_pictures(pipeline), choice.reason, ahead(name, task.threads), stride, pipeline.close)
+    return Source(_count_images(pipeline), choice.reason, ahead(name, task.threads), stride, pipeline.close)
 
 
-def _count_pictures(pipeline: Pipeline) -> Iterator[int]:
+def _count_images(pipeline: Pipeline) -> Iterator[int]:
     while True:
         for batch in pipeline:  # kept until the next one is there, as by the loop that trains
             yield len(batch.index)

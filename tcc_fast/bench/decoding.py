@@ -18,14 +18,14 @@ from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.order import EpochOrder
 
 PART = 8
-"""Pictures that a thread decodes at a time."""
+"""Images that a thread decodes at a time."""
 
 Part = Callable[[NDArray[np.int64], int, int], None]
-"""Decodes pictures start .. stop of those with these indices."""
+"""Decodes images start .. stop of those with these indices."""
 
 
 def open_decoding(dataset: Dataset, order: EpochOrder, threads: int) -> Source:
-    """Every picture to RGB at its stored size, in threads, and forgotten at once.
+    """Every image to RGB at its stored size, in threads, and forgotten at once.
 
     FFCV's libjpeg-turbo is taken if the data set has a beton of which at least half are JPEGs (others lie there
     undecoded), else Pillow.
@@ -33,7 +33,7 @@ def open_decoding(dataset: Dataset, order: EpochOrder, threads: int) -> Source:
     pngs = int(dataset.is_png().sum())
     if dataset.manifest.beton is not None and installed("ffcv") and 2 * pngs <= len(dataset):
         part, note = _by_ffcv(dataset, dataset.path / dataset.manifest.beton), "libjpeg-turbo, as FFCV calls it"
-        note += f"; {pngs} pictures are no JPEGs and are only copied" if pngs else ""
+        note += f"; {pngs} images are no JPEGs and are only copied" if pngs else ""
     else:
         part, note = _by_pillow(dataset), "Pillow"
     pool = Threads(threads)
@@ -65,7 +65,7 @@ def _by_ffcv(dataset: Dataset, path: Path) -> Part:
     from tcc_fast.datasets.ffcv_import import import_ffcv
 
     reader = import_ffcv().reader
-    from tcc_fast.pipelines.ffcv_inside import HEIGHT, WIDTH, decode_pictures
+    from tcc_fast.pipelines.ffcv_inside import HEIGHT, WIDTH, decode_images
 
     check_beton(path, len(dataset))
     found = reader.Reader(str(path))
@@ -83,6 +83,6 @@ def _by_ffcv(dataset: Dataset, path: Path) -> Part:
         if len(getattr(memory, "pixels", ())) < sizes.sum():
             memory.pixels = np.empty(sizes.sum(), dtype=np.uint8)
         failed = np.zeros(len(some), dtype=np.bool_)
-        decode_pictures(some, 0, len(some), np.cumsum(sizes) - sizes, memory.pixels, failed)
+        decode_images(some, 0, len(some), np.cumsum(sizes) - sizes, memory.pixels, failed)
 
     return part

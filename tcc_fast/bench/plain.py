@@ -25,7 +25,7 @@ from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.method.model import TCC, momentum_at, momentum_twin
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
-from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode
+from tcc_fast.pipelines.decoded import channel_moments, common_geometry, decode
 from tcc_fast.views.resample import blur_kernel_size
 from tcc_fast.views.view_parameters import BLUR_SIGMA
 
@@ -35,26 +35,24 @@ SHARED = Path("/dev/shm")
 AHEAD = 2
 """Batches that each worker has ready, as `DataLoader` has it."""
 LEAST = 8
-"""Pictures in a batch that can still be called one."""
+"""Images in a batch that can still be called one."""
 
 
 class PlainViews(TorchDataset[Item]):
-    """Two views of a picture, as most code makes them: pictures from an array, or else decoded by Pillow."""
+    """Two views of an image, as most code makes them: images from an array, or else decoded by Pillow."""
 
-    def __init__(
-        self, dataset: Dataset, pictures: NDArray[np.uint8] | None, transform: Callable[[Any], Tensor]
-    ) -> None:
-        self.dataset, self.pictures, self.transform = dataset, pictures, transform
+    def __init__(self, dataset: Dataset, images: NDArray[np.uint8] | None, transform: Callable[[Any], Tensor]) -> None:
+        self.dataset, self.images, self.transform = dataset, images, transform
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Item:
-        if self.pictures is not None:
-            picture = Image.fromarray(self.pictures[index])
+        if self.images is not None:
+            image = Image.fromarray(self.images[index])
         else:
-            picture = Image.open(io.BytesIO(self.dataset.read(index))).convert("RGB")
-        return self.transform(picture), self.transform(picture), index
+            image = Image.open(io.BytesIO(self.dataset.read(index))).convert("RGB")
+        return self.transform(image), self.transform(image), index
 
 
 def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
@@ -62,7 +60,7 @@ def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
 
     Args:
         task: what it works on.
-        from_memory: read decoded pictures from an array, as torchvision's CIFAR10 does; else decode by Pillow.
+        from_memory: read decoded images from an array, as torchvision's CIFAR10 does; else decode by Pillow.
 
     Raises:
         ValueError: there is too little shared memory for its workers.
@@ -84,10 +82,10 @@ def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
             transforms.Normalize(mean.tolist(), std.tolist()),
         ]
     )
-    pictures = None
+    images = None
     if from_memory:
-        pictures = decode(dataset, range(len(dataset)), common_geometry(dataset, size)).numpy()
-    views = PlainViews(dataset, pictures, transform)
+        images = decode(dataset, range(len(dataset)), common_geometry(dataset, size)).numpy()
+    views = PlainViews(dataset, images, transform)
     batch = fitting_batch(task)
     return DataLoader(
         views,
@@ -104,14 +102,14 @@ def fitting_batch(task: Task) -> int:
     """The batch size, halved until what the workers have ready fits into half of the shared memory that is free.
 
     Raises:
-        ValueError: hardly a picture would be left.
+        ValueError: hardly an image would be left.
     """
     batch = asked = task.config.train.batch_size
     if task.threads == 0 or not SHARED.exists():
         return batch
     free = shutil.disk_usage(SHARED).free
-    picture = 2 * 3 * 4 * task.config.data.image_size**2  # two views in fp32
-    while AHEAD * task.threads * batch * picture > free / 2:
+    image = 2 * 3 * 4 * task.config.data.image_size**2  # two views in fp32
+    while AHEAD * task.threads * batch * image > free / 2:
         batch //= 2
         if batch < LEAST:
             raise ValueError(

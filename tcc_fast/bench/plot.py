@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from tcc_fast.bench.show import count, heading, times
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 720, 110, 190, 30, 64
-"""Pixels: of the picture, left of the bars, right of the longest one, of a row, above the first one."""
+"""Pixels: of the image, left of the bars, right of the longest one, of a row, above the first one."""
 
 
 def comparison_svg(result: dict[str, Any]) -> str:
@@ -21,7 +21,7 @@ def comparison_svg(result: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
         f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        _text(10, 20, "Pictures a second, two views of each: median, slowest and fastest round", weight="bold"),
+        _text(10, 20, "Images a second, two views of each: median, slowest and fastest round", weight="bold"),
         _text(10, 38, lines[2], size=11),
         _text(10, 54, lines[0], size=11),
     ]

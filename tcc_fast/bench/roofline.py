@@ -24,7 +24,7 @@ from tcc_fast.config import Config
 from tcc_fast.method.step import TrainingStep, build_queues
 
 COUNTED = 2
-"""Pictures that the counting runs on; the work is proportional to their number."""
+"""Images that the counting runs on; the work is proportional to their number."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Source:
     """Something that makes batches.
 
     Attributes:
-        batches: endless; the number of pictures in each.
+        batches: endless; the number of images in each.
         note: what it is, for people.
         ahead: batches that it may have ready before they are asked for.
         stride: batches that are in the making side by side: a turn is a multiple of it, else it would begin after
@@ -61,7 +61,7 @@ class Turn:
     """In the order of its round."""
     contender: str
     attempt: int
-    pictures: int
+    images: int
     batches: int
     seconds: float
     calibration_before: float
@@ -74,8 +74,8 @@ class Turn:
 
     @property
     def rate(self) -> float:
-        """Pictures a second."""
-        return self.pictures / self.seconds
+        """Images a second."""
+        return self.images / self.seconds
 
     def slowdown(self, best: float) -> float:
         """The slower of the two calibrations, as a multiple of the best one."""
@@ -165,9 +165,9 @@ def _turn(
     before = calibrate()
     for _ in range(source.ahead + 1):  # what was made while the others had their turns
         next(source.batches)
-    pictures, batches, took = take(source, device, seconds)
+    images, batches, took = take(source, device, seconds)
     wait_until_idle(_filling(source, took / batches))
-    return Turn(*label, pictures, batches, took, before, calibrate(), rested)
+    return Turn(*label, images, batches, took, before, calibrate(), rested)
 
 
 def _filling(source: Source, seconds: float) -> float:
@@ -176,17 +176,17 @@ def _filling(source: Source, seconds: float) -> float:
 
 
 def take(source: Source, device: torch.device, seconds: float) -> tuple[int, int, float]:
-    """Take batches for at least so many seconds; returns pictures, batches and the seconds that it took."""
+    """Take batches for at least so many seconds; returns images, batches and the seconds that it took."""
     synchronise(device)
-    pictures, batches, started, pace = 0, 0, time.perf_counter(), Pace(device)
+    images, batches, started, pace = 0, 0, time.perf_counter(), Pace(device)
     while True:
-        pictures += next(source.batches)
+        images += next(source.batches)
         batches += 1
         pace()
         if batches % source.stride == 0 and time.perf_counter() - started >= seconds:
             break
     synchronise(device)
-    return pictures, batches, time.perf_counter() - started
+    return images, batches, time.perf_counter() - started
 
 
 class Pace:

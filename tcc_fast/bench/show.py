@@ -30,7 +30,7 @@ def heading(result: dict[str, Any]) -> list[str]:
     return [
         f"{machine['cpu']}, {machine['cores']} cores{gpu}; views on {result['device']} as {result['dtype']}",
         known,
-        f"{data['name']}: {data['images']:,} pictures of about {data['mean_width']:.0f} x {data['mean_height']:.0f} "
+        f"{data['name']}: {data['images']:,} images of about {data['mean_width']:.0f} x {data['mean_height']:.0f} "
         f"({pngs}, {data['bytes_per_image'] / 1000:.1f} kB each), two views of {data['image_size']} px, "
         f"batches of {data['batch_size']}",
         f"recipe: {data['recipe']}",
@@ -42,7 +42,7 @@ def heading(result: dict[str, Any]) -> list[str]:
 def footing(result: dict[str, Any]) -> list[str]:
     """How to read the table, what decoded, what was disturbed, and what is not in it."""
     lines = [
-        "img/s: pictures a second; all figures: median of the rounds, lowest–highest; ratios are taken within a round"
+        "img/s: images a second; all figures: median of the rounds, lowest–highest; ratios are taken within a round"
     ]
     lines += [f"{name}: {about['note']}" for name, about in result["contenders"].items() if about["note"] != "as asked"]
     disturbed = sum(figures["disturbed"] for figures in result["results"].values())
@@ -83,7 +83,7 @@ def spread(figure: Figure, form: Callable[[float], str]) -> list[str]:
 
 
 def count(value: float) -> str:
-    """Pictures a second."""
+    """Images a second."""
     return f"{value:,.0f}"
 
 

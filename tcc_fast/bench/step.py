@@ -61,7 +61,7 @@ def bench_step(
     """Measure the step.
 
     Args:
-        what: pictures, settings and switches.
+        what: images, settings and switches.
         rounds: in each of which every contender has one turn.
         seconds: of a turn, at least; it ends with a whole step.
         plain: also measure what a user has today.

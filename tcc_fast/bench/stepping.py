@@ -35,9 +35,9 @@ class StepTask:
     """What is measured.
 
     Attributes:
-        task: pictures, settings (K must be set), device and dtype, of which bfloat16 means autocast.
+        task: images, settings (K must be set), device and dtype, of which bfloat16 means autocast.
         compiling: `off`, `on` or `graphs`.
-        from_memory: whether the plain loader reads decoded pictures.
+        from_memory: whether the plain loader reads decoded images.
         plain_batch: of the plain version, if smaller: its workers hold many batches, and fill them before each turn.
     """
 
@@ -114,7 +114,7 @@ def fixed_batch(task: Task, channels_last: bool = True) -> Batch:
 
 
 def steps(training_step: TrainingStep, batches: Iterable[Batch]) -> Iterator[int]:
-    """Train on each batch; gives the number of its pictures. Losses are kept for a while, as for the log."""
+    """Train on each batch; gives the number of its images. Losses are kept for a while, as for the log."""
     kept = []
     for step, batch in enumerate(batches):
         kept.append(training_step(batch, step).loss)
@@ -139,7 +139,7 @@ def step_openers(
     """The contenders; the plain one first, since its workers are best forked before there are threads.
 
     Args:
-        what: pictures, settings and switches.
+        what: images, settings and switches.
         plain: with the plain version.
         feeds: pipelines that feed our step, each a contender; None: the one that the settings choose.
         ours: `own_step`, where it is needed elsewhere as well.
@@ -154,7 +154,7 @@ def step_openers(
         loader = plain_loader(plain_task, what.from_memory)
         source = steps(build_plain_step(plain_task.config, task.device), plain_batches(loader, task.device))
         where = "from memory" if what.from_memory else "decoded by Pillow"
-        note = f"eager, fp32, NCHW, batches of {loader.batch_size}; DataLoader with PIL transforms, pictures {where}"
+        note = f"eager, fp32, NCHW, batches of {loader.batch_size}; DataLoader with PIL transforms, images {where}"
         note += loader_note(loader, plain_task)
         return Source(source, note, 2 * task.threads, max(1, task.threads), lambda: end_workers(loader))
 

@@ -42,11 +42,11 @@ class Curve(NamedTuple):
 
 
 def loss_curve(training_step: TrainingStep, task: Task, bf16: bool, steps: int) -> Curve:
-    """Train for a while, on the same pictures and draws whatever the step is.
+    """Train for a while, on the same images and draws whatever the step is.
 
     Args:
         training_step: of the task's settings, on its device.
-        task: pictures, settings (K must be set) and device; its dtype must be float32.
+        task: images, settings (K must be set) and device; its dtype must be float32.
         bf16: whether the encoder runs in bf16.
         steps: how many.
     """
@@ -117,13 +117,13 @@ class ViewDeviation(NamedTuple):
 
 
 def view_deviation(recipe: AugmentConfig, image_size: int, device: torch.device, count: int = 256) -> ViewDeviation:
-    """Views of noise and of smooth pictures in fp32, made by compiled code and by the same code as it is written."""
+    """Views of noise and of smooth images in fp32, made by compiled code and by the same code as it is written."""
     generator = torch.Generator().manual_seed(0)
     stored = image_size * 4 // 3
     coarse = torch.rand(count, 3, 8, 8, generator=generator)
     smooth = F.interpolate(coarse, (stored, stored), mode="bilinear", align_corners=False)
     noise = 0.1 * torch.rand(count, 3, stored, stored, generator=generator)
-    pictures = (255 * (0.9 * smooth + noise)).to(torch.uint8).permute(0, 2, 3, 1).contiguous().to(device)
+    images = (255 * (0.9 * smooth + noise)).to(torch.uint8).permute(0, 2, 3, 1).contiguous().to(device)
     sizes = torch.full((count, 2), stored, device=device)
     index, bases = torch.arange(count, device=device), (11, 22)
     zero, one = torch.zeros(3), torch.ones(3)
@@ -131,7 +131,7 @@ def view_deviation(recipe: AugmentConfig, image_size: int, device: torch.device,
         made = [
             torch.cat(
                 TensorViews(recipe, image_size, zero, one, device, torch.float32, compiled).stored(
-                    pictures, sizes, index, bases
+                    images, sizes, index, bases
                 )
             )
             for compiled in (False, True)

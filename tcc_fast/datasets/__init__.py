@@ -1,8 +1,8 @@
 """Packed data sets: raw images are converted once (`convert`), then read by index (`open_dataset`).
 
-On disk a data set is a folder: `dataset.json` (the manifest), `shard-NNNNN.tar` (pictures named by index) with
-`shard-NNNNN.idx` (where each lies, for DALI), `pictures.beton` if it was asked for (the same pictures for FFCV),
-`images.csv` (size and origin of every picture), `rejected.csv` (what did not become one) and, where the source has
+On disk a data set is a folder: `dataset.json` (the manifest), `shard-NNNNN.tar` (images named by index) with
+`shard-NNNNN.idx` (where each lies, for DALI), `images.beton` if it was asked for (the same images for FFCV),
+`images.csv` (size and origin of every image), `rejected.csv` (what did not become one) and, where the source has
 classes, `labels.csv`, which only evaluation opens.
 """
 

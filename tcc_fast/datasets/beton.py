@@ -1,8 +1,8 @@
-"""`pictures.beton`: the pictures of a data set in FFCV's format, with one field, `image`, and no label.
+"""`images.beton`: the images of a data set in FFCV's format, with one field, `image`, and no label.
 
 JPEGs keep the bytes that they have in the tar. PNGs are stored as raw RGB pixels, since FFCV decodes nothing else:
-reading them is one copy. The order of the file: header, description of the field, one row of metadata a picture,
-zeros up to a whole page, pages of pictures in index order, and the allocation table. A picture lies within one page.
+reading them is one copy. The order of the file: header, description of the field, one row of metadata an image,
+zeros up to a whole page, pages of images in index order, and the allocation table. An image lies within one page.
 
 Everything is laid out before the first byte is written, so the file is written once, from front to back.
 """
@@ -35,37 +35,37 @@ _CONVERT_AGAIN = "convert the data set again with --overwrite --formats tar,beto
 
 
 def beton_bytes(extension: str, width: int, height: int, encoded_bytes: int) -> int:
-    """How many bytes a picture takes in the beton; `extension` is "png" or "jpg".
+    """How many bytes an image takes in the beton; `extension` is "png" or "jpg".
 
     Raises:
-        ValueError: the format cannot hold the picture.
+        ValueError: the format cannot hold the image.
     """
     if max(width, height) > MAX_SIDE:
         raise ValueError(
-            f"a picture of {width} x {height} pixels does not fit into a beton, whose sides are at most {MAX_SIDE}; "
-            "reduce pictures with --short-side, or leave beton out of --formats"
+            f"an image of {width} x {height} pixels does not fit into a beton, whose sides are at most {MAX_SIDE}; "
+            "reduce images with --short-side, or leave beton out of --formats"
         )
     size = 3 * width * height if extension == "png" else encoded_bytes
     if size > MAX_PAGE_BYTES:
         raise ValueError(
-            f"a picture of {width} x {height} pixels takes {size} bytes in a beton, whose pages are at most "
-            f"{MAX_PAGE_BYTES}; reduce pictures with --short-side, or leave beton out of --formats"
+            f"an image of {width} x {height} pixels takes {size} bytes in a beton, whose pages are at most "
+            f"{MAX_PAGE_BYTES}; reduce images with --short-side, or leave beton out of --formats"
         )
     return size
 
 
 def write_beton(write: Callable[[bytes], None], dataset: Dataset, advance: Callable[[int], None]) -> None:
-    """Write every picture of `dataset`, in index order.
+    """Write every image of `dataset`, in index order.
 
-    Memory holds a few dozen bytes a picture, and one picture at a time.
+    Memory holds a few dozen bytes an image, and one image at a time.
 
     Args:
         write: takes the bytes of the file in order.
-        dataset: where the pictures are read from.
-        advance: called with the number of pictures written so far.
+        dataset: where the images are read from.
+        advance: called with the number of images written so far.
 
     Raises:
-        ValueError: FFCV is not installed, or the format cannot hold a picture.
+        ValueError: FFCV is not installed, or the format cannot hold an image.
     """
     ffcv = import_ffcv()
     shapes, is_png = dataset.sizes(), dataset.is_png()
@@ -113,7 +113,7 @@ def write_beton(write: Callable[[bytes], None], dataset: Dataset, advance: Calla
 
 
 def check_beton(path: Path, num_images: int) -> None:
-    """Whether `path` is a beton of `num_images` pictures that this FFCV reads, judged by its header and its size.
+    """Whether `path` is a beton of `num_images` images that this FFCV reads, judged by its header and its size.
 
     Raises:
         ValueError: it is not, or FFCV is not installed; names the file and says what to do.
@@ -140,11 +140,11 @@ def check_beton(path: Path, num_images: int) -> None:
         )
     name = description["name"].tobytes().rstrip(b"\0")
     if (fields, name, int(description["type_id"])) != (1, _FIELD, _IMAGE_TYPE):
-        raise ValueError(f"{path}: holds something else than one field of pictures called 'image'; {_CONVERT_AGAIN}")
+        raise ValueError(f"{path}: holds something else than one field of images called 'image'; {_CONVERT_AGAIN}")
     found = int(header["num_samples"])
     if found != num_images:
         raise ValueError(
-            f"{path}: holds {found} pictures, but the data set has {num_images}, so it belongs to another one; "
+            f"{path}: holds {found} images, but the data set has {num_images}, so it belongs to another one; "
             f"{_CONVERT_AGAIN}"
         )
     wanted = int(header["alloc_table_ptr"]) + found * types.ALLOC_TABLE_TYPE.itemsize
@@ -154,7 +154,7 @@ def check_beton(path: Path, num_images: int) -> None:
 
 
 def _place(sizes: list[int], start: int, page: int) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], int]:
-    """Where in the file each picture begins, and where the last page ends, for pages from `start` on."""
+    """Where in the file each image begins, and where the last page ends, for pages from `start` on."""
     at = -(-start // page) * page
     pointers = np.zeros(len(sizes), dtype=np.uint64)
     for index, size in enumerate(sizes):

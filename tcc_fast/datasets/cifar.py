@@ -39,7 +39,7 @@ class Layout:
         class_names: in label order.
         batches: file name of the python version -> split, in order; the binary ones end in ``.bin``.
         key: where the labels are in the python version.
-        label_bytes: label bytes before each picture of the binary version; ours is the first.
+        label_bytes: label bytes before each image of the binary version; ours is the first.
         meta: file with class names: python name, key in it, binary name.
         md5s: file name of the python version -> published MD5.
     """
@@ -88,8 +88,8 @@ def open_cifar(layout: Layout, src: Path | None, checks: Checks) -> OfficialRead
         for batch in batches:
             planes = batch.images.reshape(-1, 3, SIDE, SIDE)
             for index, (plane, label) in enumerate(zip(planes, batch.labels, strict=True)):
-                picture = np.ascontiguousarray(plane.transpose(1, 2, 0))
-                yield Item(f"{batch.name}/{index:05d}", picture, int(label), batch.split)
+                image = np.ascontiguousarray(plane.transpose(1, 2, 0))
+                yield Item(f"{batch.name}/{index:05d}", image, int(label), batch.split)
 
     total = sum(len(batch.labels) for batch in batches)
     return OfficialReader(
@@ -112,11 +112,11 @@ def _read(layout: Layout, source: Path, members: Members) -> tuple[list[_Batch],
         read = _from_binary if suffix else _from_pickle
         images, labels = read(layout, f"{source}: {name}{suffix}", data)
         if len(labels) != len(images):
-            raise ValueError(f"{source}: {name}{suffix}: has {len(images)} pictures, but {len(labels)} labels")
+            raise ValueError(f"{source}: {name}{suffix}: has {len(images)} images, but {len(labels)} labels")
         beyond = np.flatnonzero(labels >= len(layout.class_names))
         if beyond.size:
             raise ValueError(
-                f"{source}: {name}{suffix}: picture {beyond[0]} has the label {labels[beyond[0]]}, but "
+                f"{source}: {name}{suffix}: image {beyond[0]} has the label {labels[beyond[0]]}, but "
                 f"{layout.official.title} has {len(layout.class_names)} classes: damaged, or another data set; "
                 f"{layout.official.how_to_get}"
             )
@@ -128,7 +128,7 @@ def _from_binary(layout: Layout, where: str, data: bytes) -> tuple[np.ndarray[An
     record = layout.label_bytes + _PIXELS
     if len(data) % record:
         raise ValueError(
-            f"{where}: has {len(data)} bytes, no multiple of the {record} of one picture, so it is cut off or another "
+            f"{where}: has {len(data)} bytes, no multiple of the {record} of one image, so it is cut off or another "
             f"data set; {layout.official.how_to_get}"
         )
     table = np.frombuffer(data, np.uint8).reshape(-1, record)

@@ -106,7 +106,7 @@ def pixels(content: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         case _Array(state=(_, (int(rows), 3072), _Dtype(code="u1" | "|u1" | "uint8"), order, bytes(raw))):
             if len(raw) == rows * 3072:
                 return np.frombuffer(raw, np.uint8).reshape(rows, 3072, order="F" if order else "C")
-    raise NotCifar("it holds no array of pictures of 3072 bytes")
+    raise NotCifar("it holds no array of images of 3072 bytes")
 
 
 def names(content: dict[str, Any], key: str) -> list[str]:

@@ -35,13 +35,13 @@ class ConversionReport:
         manifest: its manifest.
         rejected: reason -> number of files, most frequent first (`rejected.csv` lists them one by one).
         skipped: what was passed over and counts as no rejection: reason -> count. (Of these, `rejected.csv` lists the
-            files that are no pictures.)
+            files that are no images.)
         notes: sentences on how the source was understood.
-        source_bytes: size of the stored pictures in the source: of their files, or of their pixels.
-        stored_bytes: size of the same pictures as stored, without the headers of the tar.
+        source_bytes: size of the stored images in the source: of their files, or of their pixels.
+        stored_bytes: size of the same images as stored, without the headers of the tar.
         num_encoded: how many of them were encoded anew as JPEG.
         psnr: what that cost: the peak signal-to-noise ratio in dB against the pixels that were encoded (after
-            resizing), over all pictures encoded anew together. None when nothing was lost.
+            resizing), over all images encoded anew together. None when nothing was lost.
         seconds: wall time.
     """
 
@@ -63,7 +63,7 @@ class ConversionReport:
 
     @property
     def num_rejected(self) -> int:
-        """Pictures that could not be taken."""
+        """Images that could not be taken."""
         return self.manifest.num_rejected
 
     @property
@@ -78,7 +78,7 @@ class ConversionReport:
         lines = [
             f"{self.path}: {self.num_images} images {kind}, {_size(self.num_bytes)}, {self.seconds:.1f} s",
             self._files_line(),
-            self._pictures_line(),
+            self._images_line(),
         ]
         if self.rejected:
             lines.append(f"rejected {self.num_rejected} (see rejected.csv): {_table(self.rejected)}")
@@ -90,13 +90,13 @@ class ConversionReport:
     def _files_line(self) -> str:
         manifest = self.manifest
         if manifest.in_place is not None:
-            return f"files: none but an index; the pictures stay in {manifest.in_place}"
+            return f"files: none but an index; the images stay in {manifest.in_place}"
         tar = sum(manifest.files[name].bytes for name in (*manifest.shards, *manifest.indexes))
         line = f"files: tar with its index {_size(tar)}"
         return line if manifest.beton is None else f"{line}, beton {_size(manifest.files[manifest.beton].bytes)}"
 
-    def _pictures_line(self) -> str:
-        line = f"pictures: {_size(self.source_bytes)} in the source, {_size(self.stored_bytes)} as stored; "
+    def _images_line(self) -> str:
+        line = f"images: {_size(self.source_bytes)} in the source, {_size(self.stored_bytes)} as stored; "
         if self.num_encoded == 0:
             return line + "none was encoded anew as JPEG"
         loss = "which lost nothing" if self.psnr is None else f"PSNR {self.psnr:.1f} dB against the pixels encoded"
@@ -129,20 +129,20 @@ def convert(
         src: the raw images. The paper's data sets: the official archive, the folder that holds it, or the
             extracted folder; None looks in the usual places (`tcc_fast.datasets.official`). glyphs: a folder of
             fonts; None takes those of installed packages.
-        short_side: pictures are reduced to this many pixels on the short side (never enlarged), and cropped
-            at the centre to an aspect of 4 at most; 0 keeps every picture at its size. None: the reader's
+        short_side: images are reduced to this many pixels on the short side (never enlarged), and cropped
+            at the centre to an aspect of 4 at most; 0 keeps every image at its size. None: the reader's
             default.
-        quality: JPEG quality, 1..100, of pictures that are encoded anew.
+        quality: JPEG quality, 1..100, of images that are encoded anew.
         labels: "auto" finds classes where the source has them, "none" stores none, "folders" takes the first
             folder of each path as the class (reader `folder` only).
         workers: processes; 0 or 1 works in this one. None: one a core, or none for small sets.
-        max_rejected: how many pictures may be rejected: a count (int) or a share of all (float, 0..1).
+        max_rejected: how many images may be rejected: a count (int) or a share of all (float, 0..1).
             None: half of them, but none of a data set of the paper, unless it may be incomplete. Files of a folder
-            that are no pictures at all do not count.
-        max_pixels: larger pictures are rejected before they are decoded.
+            that are no images at all do not count.
+        max_pixels: larger images are rejected before they are decoded.
         shard_bytes: upper limit for one tar shard.
         formats: some of `FORMATS`, in a list or separated by commas: "beton" adds the file that FFCV reads. The
-            tar shards and their DALI indexes are always written, unless it is "files": then the pictures of a
+            tar shards and their DALI indexes are always written, unless it is "files": then the images of a
             plain folder stay where they are, and only an index is made.
         overwrite: replace a data set that is there, once the new one is complete.
         allow_incomplete: take a data set of the paper as it is, and record in the manifest what is missing; take
@@ -176,7 +176,7 @@ def convert(
             out, name=name, overwrite=overwrite, shard_bytes=shard_bytes, beton=beton, in_place=in_place
         ) as writer:
             _fill(writer, reader, recipe, workers, with_labels, max_rejected, rejected, progress)
-            with show_progress(f"{name}, beton", lambda: writer.num_images, progress and beton, "pictures") as advance:
+            with show_progress(f"{name}, beton", lambda: writer.num_images, progress and beton, "images") as advance:
                 manifest = writer.finish(
                     class_names=reader.class_names if with_labels else None,
                     short_side=short_side,
@@ -229,8 +229,8 @@ def _fill(
         return
     if seen == 0:
         others = f", only {writer.num_passed_over} other file(s)" if writer.num_passed_over else ""
-        raise ValueError(f"{writer.name}: the source holds no picture{others}")
-    what = "no picture could be read" if writer.num_images == 0 else "too many files were rejected"
+        raise ValueError(f"{writer.name}: the source holds no image{others}")
+    what = "no image could be read" if writer.num_images == 0 else "too many files were rejected"
     raise ValueError(
         f"{writer.name}: {what}: {writer.num_rejected} of {seen} files were rejected where {limit:g} may be "
         f"({_table(rejected)}); they are listed in {writer.keep_rejected()}: "
@@ -245,9 +245,9 @@ def _skipped(reader: Reader, writer: DatasetWriter) -> dict[str, int]:
 
 def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[str, int]) -> dict[str, Any]:
     about, totals = dict(reader.about), writer.totals
-    if "complete" in about and rejected:  # a data set of the paper, of which not every picture could be read
+    if "complete" in about and rejected:  # a data set of the paper, of which not every image could be read
         about["complete"] = False
-        about["deviations"] = [*about["deviations"], f"{writer.num_rejected} pictures rejected"]
+        about["deviations"] = [*about["deviations"], f"{writer.num_rejected} images rejected"]
     return {
         "name": name,
         **about,
@@ -305,11 +305,11 @@ def _check_fits(reader: Reader, name: str, out: Path, wanted: set[str], short_si
     if "files" not in wanted:
         return
     if wanted != {"files"}:
-        raise ValueError("formats: files leaves the pictures where they are, so it goes with no other format")
+        raise ValueError("formats: files leaves the images where they are, so it goes with no other format")
     if reader.root is None or not reader.root.is_dir() or reader.lossless:
-        raise ValueError("formats: files is for a folder of pictures; this source has to be converted")
+        raise ValueError("formats: files is for a folder of images; this source has to be converted")
     if short_side:
-        raise ValueError("formats: files leaves the pictures as they are; leave --short-side out")
+        raise ValueError("formats: files leaves the images as they are; leave --short-side out")
 
 
 def _root(reader: Reader, in_place: bool) -> dict[str, str]:

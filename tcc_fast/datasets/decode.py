@@ -1,4 +1,4 @@
-"""Any encoded picture -> an upright 8-bit grey or RGB picture, or the reason why not.
+"""Any encoded image -> an upright 8-bit grey or RGB image, or the reason why not.
 
 By format:
 - JPEG: baseline or progressive, grey, colour or CMYK (Adobe's inverted CMYK as Pillow handles it);
@@ -6,7 +6,7 @@ By format:
 - WebP, GIF and TIFF: the first frame or page; BMP: all kinds that Pillow reads.
 
 By rule: EXIF orientation is applied; transparency is laid over white; 16-bit samples keep their top byte
-(exact for 8-bit pictures that were widened by either custom, v << 8 or v * 257); colour profiles are ignored,
+(exact for 8-bit images that were widened by either custom, v << 8 or v * 257); colour profiles are ignored,
 as every data loader does. Refused because their value range is not defined: floating-point, 32-bit and signed
 samples, and LAB.
 """
@@ -37,7 +37,7 @@ from tcc_fast.datasets.reader import NOT_AN_IMAGE, Rejected
 from tcc_fast.datasets.sniff import HEAD_BYTES, Header, Truncated, read_header, sniff
 
 DEFAULT_MAX_PIXELS = 178_956_970
-"""Pixels above which a picture is refused as a decompression bomb: where Pillow itself stops (0.5 GB as
+"""Pixels above which an image is refused as a decompression bomb: where Pillow itself stops (0.5 GB as
 RGB)."""
 
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
@@ -63,14 +63,14 @@ _PHOTOMETRIC = 0x0106
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
+class Decoded:
+    """A decoded image.
 
     Attributes:
         image: mode L or RGB, upright.
         full_size: (width, height) upright, before the decoder's own reduction (`reduce_to`).
         lossless: the source format keeps every pixel (all but JPEG and lossy WebP).
-        plain: the source bytes hold exactly this picture in a form that every decoder reads alike, so that
+        plain: the source bytes hold exactly this image in a form that every decoder reads alike, so that
             they may be kept as they are (never after a reduction).
         kind: one of `tcc_fast.datasets.sniff.FORMATS`.
     """
@@ -82,13 +82,13 @@ class Picture:
     kind: str
 
 
-def decode_picture(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, reduce_to: int = 0) -> Picture | Rejected:
+def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, reduce_to: int = 0) -> Decoded | Rejected:
     """Decode one whole encoded file.
 
     Args:
         data: the file's bytes.
-        max_pixels: larger pictures are refused before their pixels are allocated.
-        reduce_to: let the JPEG decoder halve the picture as long as its short side stays at least this many
+        max_pixels: larger images are refused before their pixels are allocated.
+        reduce_to: let the JPEG decoder halve the image as long as its short side stays at least this many
             pixels (0: never). Several times faster on photographs.
     """
     if not data:
@@ -120,7 +120,7 @@ class _Refused(Exception):
         self.why = why
 
 
-def _decode(kind: str, data: bytes, header: Header, max_pixels: int, reduce_to: int) -> Picture:
+def _decode(kind: str, data: bytes, header: Header, max_pixels: int, reduce_to: int) -> Decoded:
     if header.size is not None:
         _check_size(header.size, max_pixels)
     image: Image.Image = _OPENERS[kind](io.BytesIO(data))
@@ -147,7 +147,7 @@ def _decode(kind: str, data: bytes, header: Header, max_pixels: int, reduce_to: 
         if turn not in (_TURNS[2], _TURNS[3], _TURNS[4]):
             full_size = full_size[::-1]
     lossless = kind != "JPEG" and not (kind == "WebP" and data[12:16] != b"VP8L")
-    return Picture(flat, full_size, lossless, plain and turn is None, kind)
+    return Decoded(flat, full_size, lossless, plain and turn is None, kind)
 
 
 @contextlib.contextmanager
@@ -180,7 +180,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
-        return None  # broken metadata on a good picture
+        return None  # broken metadata on a good image
 
 
 def _tiff_tag(image: Image.Image, tag: int) -> Any:

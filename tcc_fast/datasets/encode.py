@@ -1,6 +1,6 @@
-"""A source item -> the picture that is stored, with the sums that mean and std are made of. Runs in workers.
+"""A source item -> the image that is stored, with the sums that mean and std are made of. Runs in workers.
 
-A picture that needs no change keeps its bytes. Otherwise it is stored as PNG where the source format keeps
+An image that needs no change keeps its bytes. Otherwise it is stored as PNG where the source format keeps
 every pixel and nothing was resized, else as JPEG with full colour resolution (4:4:4): at about 112 pixels,
 halved colour planes would be 56 pixels wide, and colour jitter and grey-scale augmentation draw on them; it
 costs about a fifth in size.
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, JpegImagePlugin
 
-from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS, Picture, decode_picture
+from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS, Decoded, decode_image
 from tcc_fast.datasets.reader import FilePart, Item, Rejected
 from tcc_fast.datasets.sniff import HEAD_BYTES, sniff
 
 MAX_ASPECT = 4
-"""With a short side set, a longer picture is cropped at its centre to this many times its short side."""
+"""With a short side set, a longer image is cropped at its centre to this many times its short side."""
 
 MAX_SHORT_SIDE = 16_000
 """Times `MAX_ASPECT` it is still within what a JPEG can hold."""
@@ -33,14 +33,14 @@ MAX_FILE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Recipe:
-    """How pictures are stored; sent to every worker.
+    """How images are stored; sent to every worker.
 
     Attributes:
         short_side: limit on the short side in pixels, 0 for none. Never enlarges.
         quality: JPEG quality of what is encoded anew, 1..100.
         lossless: PNG at native size, whatever `short_side`.
-        max_pixels: pictures with more pixels are refused.
-        in_place: pictures stay as they are, so those that would have to change are refused.
+        max_pixels: images with more pixels are refused.
+        in_place: images stay as they are, so those that would have to change are refused.
     """
 
     short_side: int = 0
@@ -52,7 +52,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Stored:
-    """One picture as it is stored.
+    """One image as it is stored.
 
     Attributes:
         data: the encoded bytes.
@@ -95,15 +95,15 @@ def _store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
         if isinstance(read, Rejected):
             return read
         payload = read
-    picture = decode_picture(payload, max_pixels=recipe.max_pixels, reduce_to=2 * recipe.short_side)
-    if isinstance(picture, Rejected):
-        return picture
-    stored = _store_picture(picture, payload, recipe)
+    decoded = decode_image(payload, max_pixels=recipe.max_pixels, reduce_to=2 * recipe.short_side)
+    if isinstance(decoded, Rejected):
+        return decoded
+    stored = _store_decoded(decoded, payload, recipe)
     return stored if isinstance(stored, Rejected) else replace(stored, source_bytes=len(payload))
 
 
 def target_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Stored (width, height) of a picture: aspect limited to `MAX_ASPECT`, short side at most
+    """Stored (width, height) of an image: aspect limited to `MAX_ASPECT`, short side at most
     `short_side`."""
     if short_side == 0:
         return width, height
@@ -122,7 +122,7 @@ def _read_file(path: Path) -> bytes | Rejected:
             if sniff(head)[0] is not None and size > MAX_FILE_BYTES:
                 return Rejected("file too large", f"{size} bytes, limit {MAX_FILE_BYTES}")
             if head and sniff(head)[0] is None:
-                return head  # no need to read the rest of a film to say that it is not a picture
+                return head  # no need to read the rest of a film to say that it is not an image
             return head + file.read()
     except OSError as error:
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else "")
@@ -142,26 +142,26 @@ def _read_part(part: FilePart) -> bytes | Rejected:
     return data if len(data) == part.length else Rejected("truncated", "archive")
 
 
-def _store_picture(picture: Picture, original: bytes, recipe: Recipe) -> Stored | Rejected:
-    image = picture.image
-    if recipe.in_place and not picture.plain:
-        return Rejected("needs conversion", picture.kind)
+def _store_decoded(decoded: Decoded, original: bytes, recipe: Recipe) -> Stored | Rejected:
+    image = decoded.image
+    if recipe.in_place and not decoded.plain:
+        return Rejected("needs conversion", decoded.kind)
     if recipe.lossless:
         return _as_png(image)
-    target = target_size(*picture.full_size, recipe.short_side)
-    changed = target != picture.full_size
-    if picture.plain and not changed:
-        return _stored(original, "jpg" if picture.kind == "JPEG" else "png", image, encoded=False)
-    resized = min(target) < min(picture.full_size)
+    target = target_size(*decoded.full_size, recipe.short_side)
+    changed = target != decoded.full_size
+    if decoded.plain and not changed:
+        return _stored(original, "jpg" if decoded.kind == "JPEG" else "png", image, encoded=False)
+    resized = min(target) < min(decoded.full_size)
     if changed:
-        # The decoder may have halved the picture: crop by what is there, then resize to what was promised.
+        # The decoder may have halved the image: crop by what is there, then resize to what was promised.
         short = min(image.size)
         width, height = (min(side, MAX_ASPECT * short) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
         if image.size != target:
             image = image.resize(target, Image.Resampling.LANCZOS)
-    if picture.lossless and not resized:
+    if decoded.lossless and not resized:
         return _as_png(image)
     return _as_jpeg(image, recipe.quality)
 

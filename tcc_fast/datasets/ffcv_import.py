@@ -14,7 +14,7 @@ def import_ffcv() -> ModuleType:
     Raises:
         ValueError: FFCV, or a library that it links to, is not installed; says what to install.
     """
-    import torch  # takes seconds as well, and the processes that convert pictures never need it
+    import torch  # takes seconds as well, and the processes that convert images never need it
 
     threads = torch.get_num_threads()
     try:

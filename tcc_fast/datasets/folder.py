@@ -1,7 +1,7 @@
-"""folder: the pictures of a folder, at any depth, recognised by content.
+"""folder: the images of a folder, at any depth, recognised by content.
 
-Classes: with labels "auto", if at least two sub-folders hold pictures and no picture lies directly in the
-folder, the first folder of each path is the class. Files that are no pictures (notes, sidecars such as .xmp) are
+Classes: with labels "auto", if at least two sub-folders hold images and no image lies directly in the
+folder, the first folder of each path is the class. Files that are no images (notes, sidecars such as .xmp) are
 passed over. For the order, links and hidden entries see `tcc_fast.datasets.walk`.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, NOT_AN_IMAGE, Checks, Item, LabelMode, Rejected
-from tcc_fast.datasets.sniff import FORMATS, HEAD_BYTES, is_picture
+from tcc_fast.datasets.sniff import FORMATS, HEAD_BYTES, is_image
 from tcc_fast.datasets.walk import list_folder, walk
 
 DEFAULT_SHORT_SIDE = 112
@@ -28,18 +28,18 @@ FEW = 5
 
 
 def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> FolderReader:
-    """Open a folder of pictures.
+    """Open a folder of images.
 
     Raises:
-        ValueError: `src` is missing or no folder, or `labels` is "folders" and a picture lies in none.
+        ValueError: `src` is missing or no folder, or `labels` is "folders" and an image lies in none.
     """
     if src is None:
-        raise ValueError("folder needs to know where the pictures are; name them with --src FOLDER")
+        raise ValueError("folder needs to know where the images are; name them with --src FOLDER")
     shown = escape_name(str(src))
     if not os.path.lexists(src):
-        raise ValueError(f"{shown}: no such folder; --src must name the folder that holds the pictures")
+        raise ValueError(f"{shown}: no such folder; --src must name the folder that holds the images")
     if not os.path.isdir(src):
-        raise ValueError(f"{shown}: is not a folder, but --src must name a folder of pictures")
+        raise ValueError(f"{shown}: is not a folder, but --src must name a folder of images")
     try:
         list_folder(src)
     except OSError as error:
@@ -54,7 +54,7 @@ class FolderReader:
     def __init__(self, src: Path, classes: Mapping[bytes, int] | None, note: str) -> None:
         self.src = src
         self.classes = classes
-        self.about: Mapping[str, Any] = {"description": "A folder of pictures.", "licence": None}
+        self.about: Mapping[str, Any] = {"description": "A folder of images.", "licence": None}
         self.class_names: tuple[str, ...] | None = None
         if classes is not None:
             self.class_names = tuple(escape_name(_text(name)) for name in classes)
@@ -81,14 +81,14 @@ class FolderReader:
             if self.classes is not None:
                 label = self.classes.get(relative.partition(b"/")[0])
                 if label is None and isinstance(payload, Path):
-                    # No picture was here when the classes were looked for.
-                    payload = Rejected("in no class folder") if _starts_as_picture(payload) else NOT_AN_IMAGE
+                    # No image was here when the classes were looked for.
+                    payload = Rejected("in no class folder") if _starts_as_image(payload) else NOT_AN_IMAGE
             yield Item(_text(relative), payload, label)
         if empty:
             hidden = self.skipped["hidden"]
             more = f" ({hidden} hidden entries were skipped)" if hidden else ""
             raise ValueError(
-                f"{escape_name(str(self.src))}: no picture found here or in any sub-folder{more}; "
+                f"{escape_name(str(self.src))}: no image found here or in any sub-folder{more}; "
                 f"--src must name a folder with {', '.join(FORMATS)} files"
             )
 
@@ -103,7 +103,7 @@ def _find_classes(src: Path, labels: LabelMode) -> tuple[dict[bytes, int] | None
         return None, "Labels: none, as asked."
     found: set[bytes] = set()
     for relative, payload in walk(src, Counter(), done=found):
-        if not isinstance(payload, Path) or not _starts_as_picture(payload):
+        if not isinstance(payload, Path) or not _starts_as_image(payload):
             continue
         top, _, inside = relative.partition(b"/")
         if inside:
@@ -111,16 +111,16 @@ def _find_classes(src: Path, labels: LabelMode) -> tuple[dict[bytes, int] | None
             continue
         if labels == "folders":
             raise ValueError(
-                f"labels 'folders' needs every picture in a class folder, but {escape_name(_text(top))!r} "
+                f"labels 'folders' needs every image in a class folder, but {escape_name(_text(top))!r} "
                 f"lies directly in {escape_name(str(src))}; move it, or use --labels none"
             )
         return None, f"Labels: none, since {escape_name(_text(top))!r} lies in no sub-folder."
     names = sorted(found)
     if not names:
-        return None, "Labels: none, since no sub-folder holds a picture."
+        return None, "Labels: none, since no sub-folder holds an image."
     if labels == "auto" and len(names) == 1:
         shown = escape_name(_text(names[0]))
-        return None, f"Labels: none, since only {shown!r} holds pictures (--labels folders overrides)."
+        return None, f"Labels: none, since only {shown!r} holds images (--labels folders overrides)."
     if labels == "auto" and all(name.lower() in SPLIT_NAMES for name in names):
         shown = escape_name(str(src / _text(names[0])))
         return None, f"Labels: none, since the sub-folders look like splits (--src {shown} takes one of them alone)."
@@ -134,9 +134,9 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _starts_as_picture(path: Path) -> bool:
+def _starts_as_image(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
-            return is_picture(file.read(HEAD_BYTES))
+            return is_image(file.read(HEAD_BYTES))
     except OSError:
         return False

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from tcc_fast.datasets.glyph_letters import Pictures, draw_letters, open_face
+from tcc_fast.datasets.glyph_letters import Images, draw_letters, open_face
 from tcc_fast.datasets.walk import walk
 
 SUFFIXES = (".otc", ".otf", ".pfb", ".ttc", ".ttf")
@@ -56,7 +56,7 @@ class Face:
         version: "1.50" of the file's head table; empty for Type 1 fonts.
         sha256: of the file, in hex.
         index: number of the face in its file, 0 for all but collections.
-        pictures: of the ten letters, uint8 (10, 32, 32).
+        images: of the ten letters, uint8 (10, 32, 32).
     """
 
     family: str
@@ -64,11 +64,11 @@ class Face:
     version: str
     sha256: str
     index: int
-    pictures: Pictures = field(repr=False, compare=False)
+    images: Images = field(repr=False, compare=False)
 
     @property
     def source(self) -> str:
-        """Name of the face in the list of pictures: unique, since two versions of a font may have all names in
+        """Name of the face in the list of images: unique, since two versions of a font may have all names in
         common."""
         number = f"-{self.index}" if self.index else ""
         names = (name.replace("/", "-") for name in (self.family, self.style))
@@ -125,11 +125,11 @@ def _faces_of(data: bytes, sha256: str, skipped: Counter[str]) -> Iterator[Face]
         if family in NO_LETTERS or SIGNS.search(family):
             skipped["face of signs"] += 1
             continue
-        pictures = draw_letters(font)
-        if isinstance(pictures, str):
-            skipped[f"face {pictures}"] += 1
+        images = draw_letters(font)
+        if isinstance(images, str):
+            skipped[f"face {images}"] += 1
             continue
-        yield Face(family, style, _version(data, index), sha256, index, pictures)
+        yield Face(family, style, _version(data, index), sha256, index, images)
 
 
 def _names(font: ImageFont.FreeTypeFont) -> tuple[str, str]:
@@ -156,7 +156,7 @@ def _without_copies(faces: Sequence[Face], skipped: Counter[str]) -> Iterator[Fa
     """Without those that look in every pixel like an earlier one: aliases, and fonts packaged twice."""
     seen: set[bytes] = set()
     for face in faces:
-        look = face.pictures.tobytes()
+        look = face.images.tobytes()
         if look in seen:
             skipped["face that looks like another"] += 1
             continue

@@ -1,4 +1,4 @@
-"""Ten letters of one font face, drawn as pictures: white on black, scaled to fill their box, and centred."""
+"""Ten letters of one font face, drawn as images: white on black, scaled to fill their box, and centred."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageFont
 
 LETTERS = "ABCDEFGHIJ"
 SIDE = 32
-"""Side of a picture in pixels."""
+"""Side of an image in pixels."""
 
 BOX = 28
 """A letter's longer side in pixels; the rest is margin."""
@@ -21,7 +21,7 @@ DRAWN = 128
 NOBODYS = "\U0010ffff"
 """A code point that no font has: what is drawn for it is the face's sign for a missing character."""
 
-Pictures = np.ndarray[Any, np.dtype[np.uint8]]
+Images = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def open_face(data: bytes, index: int) -> ImageFont.FreeTypeFont | None:
@@ -35,8 +35,8 @@ def open_face(data: bytes, index: int) -> ImageFont.FreeTypeFont | None:
         return None
 
 
-def draw_letters(font: ImageFont.FreeTypeFont) -> Pictures | str:
-    """The pictures of `LETTERS`, uint8 (10, `SIDE`, `SIDE`), 0 for background; or why there are none."""
+def draw_letters(font: ImageFont.FreeTypeFont) -> Images | str:
+    """The images of `LETTERS`, uint8 (10, `SIDE`, `SIDE`), 0 for background; or why there are none."""
     try:
         missing = _ink(font, NOBODYS)
         inks = [_ink(font, letter) for letter in LETTERS]
@@ -47,10 +47,10 @@ def draw_letters(font: ImageFont.FreeTypeFont) -> Pictures | str:
         return "lacks a letter"
     if min(max(ink.size) for ink in found) < BOX:  # it would have to be enlarged
         return "letters too small"
-    pictures = np.stack([_fit(ink) for ink in found])
-    if len(np.unique(pictures.reshape(len(LETTERS), -1), axis=0)) < len(LETTERS):
+    images = np.stack([_fit(ink) for ink in found])
+    if len(np.unique(images.reshape(len(LETTERS), -1), axis=0)) < len(LETTERS):
         return "two letters look the same"
-    return pictures
+    return images
 
 
 def _ink(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
@@ -67,10 +67,10 @@ def _same(one: Image.Image, other: Image.Image | None) -> bool:
     return other is not None and one.size == other.size and one.tobytes() == other.tobytes()
 
 
-def _fit(ink: Image.Image) -> Pictures:
+def _fit(ink: Image.Image) -> Images:
     scale = BOX / max(ink.size)
     width, height = (max(1, round(side * scale)) for side in ink.size)
     small = ink.resize((width, height), Image.Resampling.BOX)  # the mean over the area of each new pixel
-    picture = Image.new("L", (SIDE, SIDE))
-    picture.paste(small, ((SIDE - width) // 2, (SIDE - height) // 2))
-    return np.asarray(picture)
+    image = Image.new("L", (SIDE, SIDE))
+    image.paste(small, ((SIDE - width) // 2, (SIDE - height) // 2))
+    return np.asarray(image)

@@ -31,14 +31,14 @@ PER_FAMILY = 4
 """Faces taken of one family: some have forty weights and widths, each nearly a copy of the next."""
 
 FEWEST = 5000
-"""Pictures below which the set is refused."""
+"""Images below which the set is refused."""
 
 
 def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> GlyphsReader:
-    """Ten pictures of each chosen face; labels 0 to 9 for A to J.
+    """Ten images of each chosen face; labels 0 to 9 for A to J.
 
     Raises:
-        ValueError: `src` is no folder; or there are fewer than `FEWEST` pictures, and `checks.allow_incomplete` is
+        ValueError: `src` is no folder; or there are fewer than `FEWEST` images, and `checks.allow_incomplete` is
             not set.
     """
     if src is not None and not os.path.isdir(src):
@@ -51,7 +51,7 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> GlyphsRe
     if count == 0 or (count < FEWEST and not checks.allow_incomplete):
         where = " and ".join(FOLDERS) if src is None else escape_name(str(src))
         raise ValueError(
-            f"glyphs needs {FEWEST:,} pictures, but the {len(faces)} usable font faces in {where} make {count:,}; "
+            f"glyphs needs {FEWEST:,} images, but the {len(faces)} usable font faces in {where} make {count:,}; "
             f"install more fonts ({INSTALL}), or take what is there with --allow-incomplete"
         )
     return GlyphsReader(src, faces, skipped)
@@ -63,7 +63,7 @@ def choose_faces(faces: Sequence[Face], skipped: Counter[str]) -> list[Face]:
     chosen: list[Face] = []
     for _, members in itertools.groupby(faces, lambda face: face.family):
         family = list(members)
-        taken = _choose(np.stack([face.pictures for face in family]).reshape(len(family), -1).astype(np.int64))
+        taken = _choose(np.stack([face.images for face in family]).reshape(len(family), -1).astype(np.int64))
         chosen += [face for index, face in enumerate(family) if index in taken]
         skipped[f"face beyond {PER_FAMILY} of its family"] += len(family) - len(taken)
     return chosen
@@ -111,14 +111,14 @@ class GlyphsReader:
             "the same wherever the same fonts are.",
         )
         if self.total() < FEWEST:
-            self.notes += (f"These are fewer than {FEWEST:,} pictures; more fonts: {INSTALL}",)
+            self.notes += (f"These are fewer than {FEWEST:,} images; more fonts: {INSTALL}",)
 
     def __iter__(self) -> Iterator[Item]:
         """The ten letters of the first face, of the second, and so on."""
         for face in self.faces:
             for label, letter in enumerate(LETTERS):
-                yield Item(f"{face.source}/{letter}", face.pictures[label], label)
+                yield Item(f"{face.source}/{letter}", face.images[label], label)
 
     def total(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.faces) * len(LETTERS)

@@ -1,7 +1,7 @@
 """What the subsets of ImageNet share: chosen synsets of the ILSVRC2012 training images.
 
 The source is `ILSVRC2012_img_train.tar` (a tar of one tar per synset), a folder of per-synset tars, or an
-extracted ``train/nXXXXXXXX/`` tree. The tars are not unpacked: their headers are listed, and only the pictures
+extracted ``train/nXXXXXXXX/`` tree. The tars are not unpacked: their headers are listed, and only the images
 wanted are read, 2 of 148 GB. All forms give the same items in the same order: by synset, then by file name.
 """
 
@@ -45,8 +45,8 @@ _GIVE_UP = 2000
 _OTHERS = (
     (
         r"(^|/)n\d{8}-\w",
-        "that is the Stanford Dogs archive (120 breeds, 20 580 pictures), which is not what the field calls "
-        "ImageNet-Dogs: that is 15 synsets of the ImageNet training images, 19 500 pictures. Get "
+        "that is the Stanford Dogs archive (120 breeds, 20 580 images), which is not what the field calls "
+        "ImageNet-Dogs: that is 15 synsets of the ImageNet training images, 19 500 in all. Get "
         "ILSVRC2012_img_train.tar from https://image-net.org (free, with registration)",
     ),
     (
@@ -60,7 +60,7 @@ _OTHERS = (
     ),
     (
         r"ILSVRC2012_devkit|(^|/)meta\.mat$",
-        "that is the development kit, without pictures; get ILSVRC2012_img_train.tar from the same page",
+        "that is the development kit, without images; get ILSVRC2012_img_train.tar from the same page",
     ),
     (
         r"(^|/)(train_data_batch_\d+|Imagenet\d+_train)",
@@ -71,7 +71,7 @@ _OTHERS = (
         "that is the tar of a single synset; name the folder that holds the tars of all of them",
     ),
 )
-Picture = tuple[str, Path | FilePart]
+Image = tuple[str, Path | FilePart]
 
 
 def official(name: str, title: str, synsets: Mapping[str, str]) -> Official:
@@ -101,7 +101,7 @@ def official(name: str, title: str, synsets: Mapping[str, str]) -> Official:
 
 
 def open_ilsvrc(official: Official, synsets: Mapping[str, str], src: Path | None, checks: Checks) -> OfficialReader:
-    """The pictures of the synsets.
+    """The images of the synsets.
 
     Raises:
         ValueError: not the training images, incomplete or damaged.
@@ -132,16 +132,14 @@ def open_ilsvrc(official: Official, synsets: Mapping[str, str], src: Path | None
     )
 
 
-def _in_tar(official: Official, path: Path, wanted: list[str]) -> dict[str, list[Picture]]:
-    """Pictures of each synset in the tar of tars."""
+def _in_tar(official: Official, path: Path, wanted: list[str]) -> dict[str, list[Image]]:
+    """Images of each synset in the tar of tars."""
     if zipfile.is_zipfile(path):
         raise not_it(official, path, ZipMembers(path).names)
     with open(path, "rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            raise ValueError(
-                f"{path}: is compressed, but the pictures are read from its middle; run gunzip on it first"
-            )
-    found: dict[str, list[Picture]] = {synset: [] for synset in wanted}
+            raise ValueError(f"{path}: is compressed, but the images are read from its middle; run gunzip on it first")
+    found: dict[str, list[Image]] = {synset: [] for synset in wanted}
     seen: list[str] = []
     is_it = False
     for name, part in tar_parts(path):
@@ -159,8 +157,8 @@ def _in_tar(official: Official, path: Path, wanted: list[str]) -> dict[str, list
     return found
 
 
-def _in_folder(official: Official, folder: Path, synset: str) -> list[Picture]:
-    """Pictures of one synset, from its tar or its folder; none if there is neither."""
+def _in_folder(official: Official, folder: Path, synset: str) -> list[Image]:
+    """Images of one synset, from its tar or its folder; none if there is neither."""
     tar, tree = folder / f"{synset}.tar", folder / synset
     if tar.is_file():
         with reading(_without_size(official), tar):
@@ -174,8 +172,8 @@ def _in_folder(official: Official, folder: Path, synset: str) -> list[Picture]:
     return _sorted((entry.name, Path(entry.path)) for entry in entries if entry.is_file())
 
 
-def _sorted(pictures: Iterator[tuple[str, Any]]) -> list[Picture]:
-    plain = ((name.rpartition("/")[2], payload) for name, payload in pictures)
+def _sorted(images: Iterator[tuple[str, Any]]) -> list[Image]:
+    plain = ((name.rpartition("/")[2], payload) for name, payload in images)
     return sorted((p for p in plain if not p[0].startswith(".")), key=lambda pair: os.fsencode(pair[0]))
 
 

@@ -15,17 +15,17 @@ IMAGES_FILE = "images.csv"
 LABELS_FILE = "labels.csv"
 REJECTED_FILE = "rejected.csv"
 FILES_FILE = "files.csv"
-BETON_FILE = "pictures.beton"
+BETON_FILE = "images.beton"
 ENCODINGS = ("png", "jpeg", "mixed")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How pictures are stored.
+    """How images are stored.
 
     `short_side` is the limit of conversion in pixels (0: none), `encoding` one of `ENCODINGS`, `quality` the
     JPEG quality (None when conversion encoded no JPEG itself), `uniform_size` (height, width) or None when
-    pictures differ.
+    images differ.
     """
 
     short_side: int
@@ -34,11 +34,11 @@ class Geometry:
     uniform_size: tuple[int, int] | None
 
     def size_advice(self, image_size: int) -> str | None:
-        """A sentence on how to convert anew, if views of this side would be blown up because pictures were shrunk."""
+        """A sentence on how to convert anew, if views of this side would be blown up because images were shrunk."""
         if not 0 < self.short_side < image_size:
             return None
         return (
-            f"views of {image_size} px are made of pictures that were shrunk to a short side of {self.short_side}, so "
+            f"views of {image_size} px are made of images that were shrunk to a short side of {self.short_side}, so "
             f"they are blurred: better convert anew with --short-side {math.ceil(1.15 * image_size)}"
         )
 
@@ -57,8 +57,8 @@ class Manifest:
 
     `mean` and `std` are per channel (RGB), in 0..1, over all stored pixels. `splits` maps a name to the index
     range [start, stop). `source` says in free form what the set was made from. `class_names` are printable
-    (see `tcc_fast.datasets.names`); None when the source has no classes. `num_rejected` counts pictures that
-    could not be taken; `rejected.csv` also lists files that are no pictures.
+    (see `tcc_fast.datasets.names`); None when the source has no classes. `num_rejected` counts images that
+    could not be taken; `rejected.csv` also lists files that are no images.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Manifest:
 
     @property
     def beton(self) -> str | None:
-        """Name of the file for FFCV, None when the set was converted without."""
-        return BETON_FILE if BETON_FILE in self.files else None
+        """Name of the file for FFCV (earlier versions: another one); None when the set was converted without."""
+        return next((name for name in self.files if name.endswith(".beton")), None)
 
     @property
     def in_place(self) -> str | None:
-        """The folder in which the pictures lie, escaped, when there are no shards because they stayed there."""
+        """The folder in which the images lie, escaped, when there are no shards because they stayed there."""
         root = self.source.get("root")
         return root if FILES_FILE in self.files and isinstance(root, str) else None
 
@@ -161,7 +161,7 @@ def read_manifest(folder: str | Path) -> tuple[Manifest, bytes]:
     except FileNotFoundError:
         raise ValueError(
             f"{folder}: holds no {MANIFEST_FILE}, so it is not a tcc-fast data set; "
-            "make one from raw pictures with 'tcc-fast convert folder --src ...'"
+            "make one from raw images with 'tcc-fast convert folder --src ...'"
         ) from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None

@@ -155,11 +155,11 @@ def check_counts(
     assert isinstance(total, np.ndarray)
     found = int(total.sum())
     if found == 0:
-        raise ValueError(f"{shown}: holds no picture of {official.title}; {official.how_to_get}")
+        raise ValueError(f"{shown}: holds no image of {official.title}; {official.how_to_get}")
     if np.count_nonzero(total) == 1 and len(class_names) > 1:
         only = class_names[int(total.argmax())]
         raise ValueError(
-            f"{shown}: all {found} pictures have the same label ({only!r}), so nothing could be evaluated: the "
+            f"{shown}: all {found} images have the same label ({only!r}), so nothing could be evaluated: the "
             f"labels are broken or most of {official.title} is missing; {official.how_to_get}"
         )
     deviations = list(known)

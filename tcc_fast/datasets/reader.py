@@ -17,7 +17,7 @@ import numpy as np
 
 LabelMode = Literal["auto", "none", "folders"]
 DEFAULT_MAX_REJECTED = 0.5
-"""A run fails if more than this share of the source's pictures had to be rejected: then the source is not
+"""A run fails if more than this share of the source's images had to be rejected: then the source is not
 understood."""
 
 
@@ -33,12 +33,12 @@ class Rejected:
 
 
 NOT_AN_IMAGE = Rejected("not an image")
-"""A file that starts as no picture of any format; whether it counts as rejected depends on `Reader.mixed`."""
+"""A file that starts as no image of any format; whether it counts as rejected depends on `Reader.mixed`."""
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """A stretch of a larger file, such as a picture in a tar: `length` bytes from `offset` on."""
+    """A stretch of a larger file, such as an image in a tar: `length` bytes from `offset` on."""
 
     path: Path
     offset: int
@@ -47,7 +47,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Item:
-    """One candidate picture.
+    """One candidate image.
 
     Attributes:
         source: name of the original within the source ("/" separates folders; may hold surrogate escapes).
@@ -70,12 +70,12 @@ class Reader(Protocol):
     Attributes:
         about: goes into the manifest's `source`: description, licence, citation. No absolute path, no time.
         class_names: printable names in label order, or None when items carry no label.
-        lossless: store every picture as PNG at its own size (small, uniform sets).
+        lossless: store every image as PNG at its own size (small, uniform sets).
         default_short_side: limit on the short side in pixels when the user names none (0: no limit).
         in_process: so small that starting worker processes costs more than it saves.
         root: the file or folder that is read; None when it comes with a package.
-        max_rejected: how many pictures may be rejected when the user does not say: a count or a share.
-        mixed: other files may lie among the pictures: what is `NOT_AN_IMAGE` is passed over, not rejected.
+        max_rejected: how many images may be rejected when the user does not say: a count or a share.
+        mixed: other files may lie among the images: what is `NOT_AN_IMAGE` is passed over, not rejected.
         skipped: after iteration, what was passed over in silence: reason -> count.
         notes: sentences for the user about how the source was understood.
     """

@@ -38,7 +38,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
 
 
 def sniff(head: bytes) -> tuple[str | None, str]:
-    """(format, "") for one of `FORMATS`, (None, name) for a picture format that is not read, (None, "")
+    """(format, "") for one of `FORMATS`, (None, name) for an image format that is not read, (None, "")
     otherwise.
 
     `head` is the first `HEAD_BYTES` of the file, or all of it.
@@ -65,8 +65,8 @@ def sniff(head: bytes) -> tuple[str | None, str]:
     return None, ""
 
 
-def is_picture(head: bytes) -> bool:
-    """Whether the file is a picture in a format that conversion reads."""
+def is_image(head: bytes) -> bool:
+    """Whether the file is an image in a format that conversion reads."""
     return sniff(head)[0] is not None
 
 
@@ -98,7 +98,7 @@ def read_header(kind: str, data: bytes) -> Header:
     """Declared geometry of a whole file of format `kind`.
 
     Raises:
-        Truncated: structure that is cut off, such as a PNG without its IEND chunk. (Picture data that ends early
+        Truncated: structure that is cut off, such as a PNG without its IEND chunk. (Image data that ends early
             is for the decoder to find.)
         Damaged: a PNG chunk whose checksum is wrong.
     """
@@ -138,7 +138,7 @@ def _jpeg(data: bytes) -> Header:
             at += 2
             continue
         if marker == 0xD9:
-            raise Truncated  # ended before any picture data
+            raise Truncated  # ended before any image data
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if at + 10 > len(data):
@@ -161,7 +161,7 @@ def _png(data: bytes) -> Header:
         end = at + 8 + length
         if end + 4 > len(data):
             raise Truncated
-        # Pillow does not look at the checksum of pixel data: a flipped bit would become a wrong picture. A
+        # Pillow does not look at the checksum of pixel data: a flipped bit would become a wrong image. A
         # wrong checksum on an ancillary chunk (lower-case first letter) harms no pixel.
         critical = not kind[0] & 0x20
         if critical and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):

@@ -1,6 +1,6 @@
 """stl10: the 13 000 labelled photographs of STL-10, 96x96 pixels in 10 classes: training, then test images.
 
-The 100 000 unlabelled pictures are no part of the comparison in this field and are passed over.
+The 100 000 unlabelled images are no part of the comparison in this field and are passed over.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OFFICIAL = Official(
     is_extracted=lambda folder: any((folder / name).is_file() for name in MD5S),
     mistakes=(
         (r"\.mat$", "that is the MATLAB version; take the binary version"),
-        (r"\.(png|jpe?g)$", "that is a copy as picture files, whose labels and order are not the official ones"),
+        (r"\.(png|jpe?g)$", "that is a copy as image files, whose labels and order are not the official ones"),
     ),
     per_class={"train": 500, "test": 800},
     about={
@@ -60,7 +60,7 @@ OFFICIAL = Official(
 
 
 def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> OfficialReader:
-    """The labelled pictures, read one by one.
+    """The labelled images, read one by one.
 
     Raises:
         ValueError: not this data set, incomplete or damaged.
@@ -88,7 +88,7 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
         for split, found in classes.items():
             with members.open(places[f"{split}_X.bin"]) as stream:
                 for index, label in enumerate(found):
-                    yield Item(f"{split}_X/{index:05d}", _picture(stream), int(label), split)
+                    yield Item(f"{split}_X/{index:05d}", _image(stream), int(label), split)
 
     return OfficialReader(
         OFFICIAL,
@@ -104,8 +104,8 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
     )
 
 
-def _picture(stream: IO[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The next picture, (row, column, channel); the file holds (channel, column, row)."""
+def _image(stream: IO[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The next image, (row, column, channel); the file holds (channel, column, row)."""
     data = stream.read(_PIXELS)
     if len(data) < _PIXELS:
         raise EOFError
@@ -113,18 +113,18 @@ def _picture(stream: IO[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _labels(source: Path, members: Members, places: dict[str, str], split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Labels from 0 on; the file counts from 1. The number of pictures must be the same."""
+    """Labels from 0 on; the file counts from 1. The number of images must be the same."""
     labels = np.frombuffer(read_whole(members, places[f"{split}_y.bin"]), np.uint8).astype(np.int64) - 1
     beyond = np.flatnonzero((labels < 0) | (labels >= len(CLASSES)))
     if beyond.size:
         raise ValueError(
-            f"{source}: {split}_y.bin: picture {beyond[0]} has the label {labels[beyond[0]] + 1}, but STL-10 has 1 to "
+            f"{source}: {split}_y.bin: image {beyond[0]} has the label {labels[beyond[0]] + 1}, but STL-10 has 1 to "
             f"{len(CLASSES)}: the file is damaged; {OFFICIAL.how_to_get}"
         )
     size = members.size(places[f"{split}_X.bin"])
     if size != len(labels) * _PIXELS:
         raise ValueError(
-            f"{source}: {split}_X.bin: has {size} bytes, which are {size / _PIXELS:.6g} pictures, but {split}_y.bin "
+            f"{source}: {split}_X.bin: has {size} bytes, which are {size / _PIXELS:.6g} images, but {split}_y.bin "
             f"has {len(labels)} labels: one of them is cut off; {OFFICIAL.how_to_get}"
         )
     return labels

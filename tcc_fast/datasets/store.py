@@ -1,4 +1,4 @@
-"""Reads a packed data set folder: pictures by index, and, apart from them, labels for evaluation."""
+"""Reads a packed data set folder: images by index, and, apart from them, labels for evaluation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """What it is called on screen: own pictures as their folder, since the manifest calls all of them `folder`."""
+        """What it is called on screen: own images as their folder, since the manifest calls all of them `folder`."""
         name = self.manifest.name
         return escape_name(self.path.resolve().name) if name == "folder" else name
 
@@ -61,14 +61,14 @@ class Dataset:
 
         Raises:
             IndexError: no such index. Negative ones are not counted from the end.
-            ValueError: the shard is shorter than it was when opened; a picture that stayed where it was has changed.
+            ValueError: the shard is shorter than it was when opened; an image that stayed where it was has changed.
         """
         index = self._check(index)
         if self._root is not None:
             return self._read_in_place(index)
         data = self._pread(int(self._shard_of[index]), int(self._offsets[index]), int(self._lengths[index]))
         if len(data) != self._lengths[index]:
-            raise ValueError(f"{self._where(index)}: the shard ends within the picture; convert the data set again")
+            raise ValueError(f"{self._where(index)}: the shard ends within the image; convert the data set again")
         return data
 
     def decode(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -149,7 +149,7 @@ class Dataset:
         return f"{self.path / shard}: image {index} (from {self._names()[index]!r})"
 
     def _file(self, index: int) -> str:
-        """Path of a picture that stayed where it was."""
+        """Path of an image that stayed where it was."""
         assert self._root is not None
         return os.path.join(unescape_name(self._root), unescape_name(self._names()[index]))
 
@@ -166,7 +166,7 @@ class Dataset:
         return data
 
     def _names(self) -> list[str]:
-        """Kept, since they name the files of pictures that stayed in place; only these sets need them to train."""
+        """Kept, since they name the files of images that stayed in place; only these sets need them to train."""
         if self._sources is None:
             self._sources = [row[3] for row in self._rows_of_images()]
         return self._sources
@@ -208,12 +208,12 @@ class Dataset:
             with open(self.path / name, "rb", buffering=0) as file:
                 for offset, length, extension in _members(file.fileno(), self.path / name, index):
                     if index >= total:
-                        raise ValueError(f"{self.path / name}: holds more pictures than the manifest says ({total})")
+                        raise ValueError(f"{self.path / name}: holds more images than the manifest says ({total})")
                     shard_of[index], offsets[index], lengths[index] = shard, offset, length
                     is_png[index] = extension == b"png"
                     index += 1
         if index != total:
-            raise ValueError(f"{self.path}: the shards hold {index} pictures, the manifest says {total}")
+            raise ValueError(f"{self.path}: the shards hold {index} images, the manifest says {total}")
         return shard_of, offsets, lengths, is_png
 
 
@@ -246,7 +246,7 @@ def open_dataset(path: str | Path, verify: Verify = "auto") -> Dataset:
                 _check_sha256(folder, manifest, name)
     if manifest.in_place is not None and not os.path.isdir(unescape_name(manifest.in_place)):
         raise ValueError(
-            f"{manifest.in_place}: is not there, but holds the pictures of {folder}; convert the data set again"
+            f"{manifest.in_place}: is not there, but holds the images of {folder}; convert the data set again"
         )
     return Dataset(folder, manifest, hashlib.sha256(raw).hexdigest())
 

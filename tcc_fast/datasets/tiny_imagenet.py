@@ -1,6 +1,6 @@
-"""tiny-imagenet: the 100 000 training pictures of Tiny-ImageNet, 64x64 pixels in 200 classes.
+"""tiny-imagenet: the 100 000 training images of Tiny-ImageNet, 64x64 pixels in 200 classes.
 
-The pictures are JPEGs of the final size already and keep their bytes. Order: by synset, then by file name.
+The images are JPEGs of the final size already and keep their bytes. Order: by synset, then by file name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tcc_fast.datasets.official import (
 from tcc_fast.datasets.reader import Checks, Item, LabelMode
 
 CLASSES = 200
-_PICTURE = re.compile(r"train/(n\d{8})/(?:images/)?([^/]+\.jpe?g)", re.IGNORECASE)
+_IMAGE = re.compile(r"train/(n\d{8})/(?:images/)?([^/]+\.jpe?g)", re.IGNORECASE)
 OFFICIAL = Official(
     name="tiny-imagenet",
     title="Tiny-ImageNet",
@@ -40,11 +40,11 @@ OFFICIAL = Official(
     mistakes=(
         (r"(^|/)n\d{8}\.tar$", "those are the full-size ImageNet images; this data set is tiny-imagenet-200.zip"),
         (r"(^|/)(train|val)_data_batch", "that is a downsampled ImageNet of 1 000 classes, another data set"),
-        (r"(^|/)val_annotations\.txt$", "that is the validation part alone; the training pictures are in train/"),
+        (r"(^|/)val_annotations\.txt$", "that is the validation part alone; the training images are in train/"),
     ),
     per_class={"train": 500},
     about={
-        "description": "Tiny-ImageNet: training pictures of 200 synsets; 64x64 pixels.",
+        "description": "Tiny-ImageNet: training images of 200 synsets; 64x64 pixels.",
         "licence": "ImageNet terms of access: non-commercial research and education",
         "citation": "Y. Le, X. Yang: Tiny ImageNet visual recognition challenge, CS 231N, Stanford, 2015",
     },
@@ -52,7 +52,7 @@ OFFICIAL = Official(
 
 
 def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> OfficialReader:
-    """The training pictures.
+    """The training images.
 
     Raises:
         ValueError: not this data set, incomplete or damaged.
@@ -67,7 +67,7 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
         synsets = sorted(_synsets(source, read_whole(members, lists[0]).decode("latin1")))
         words = root + "words.txt"
         english = _english(read_whole(members, words).decode("latin1")) if words in members.names else {}
-        found = _pictures(members.names, root, synsets)
+        found = _images(members.names, root, synsets)
         verdict = (
             check_md5(OFFICIAL, source, checks)
             if source.is_file()
@@ -95,7 +95,7 @@ def _open(source: Path) -> FolderMembers | ZipMembers:
 
 
 def _without_list(source: Path, names: list[str]) -> ValueError:
-    if any(_PICTURE.search(name) for name in names):
+    if any(_IMAGE.search(name) for name in names):
         return ValueError(
             f"{source}: wnids.txt is missing, which lists the {CLASSES} synsets of Tiny-ImageNet; {OFFICIAL.how_to_get}"
         )
@@ -116,13 +116,13 @@ def _english(text: str) -> dict[str, str]:
     return {synset: names.partition(",")[0].strip() for synset, _, names in pairs if names.strip()}
 
 
-def _pictures(names: list[str], root: str, synsets: list[str]) -> dict[str, list[str]]:
+def _images(names: list[str], root: str, synsets: list[str]) -> dict[str, list[str]]:
     """Members of each synset, sorted by the bytes of the file name."""
     found: dict[str, list[str]] = {synset: [] for synset in synsets}
     for name in names:
-        match = _PICTURE.fullmatch(name, len(root)) if name.startswith(root) else None
+        match = _IMAGE.fullmatch(name, len(root)) if name.startswith(root) else None
         if match and match[1] in found:
             found[match[1]].append(name)
-    for pictures in found.values():
-        pictures.sort(key=lambda name: os.fsencode(name.rpartition("/")[2]))
+    for images in found.values():
+        images.sort(key=lambda name: os.fsencode(name.rpartition("/")[2]))
     return found

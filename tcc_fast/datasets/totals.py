@@ -1,4 +1,4 @@
-"""What is added up over all stored pictures. Whole numbers until the last step: their order cannot matter."""
+"""What is added up over all stored images. Whole numbers until the last step: their order cannot matter."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tcc_fast.datasets.encode import Stored
 
 
 class Totals:
-    """Sums over the pictures given to `add`.
+    """Sums over the images given to `add`.
 
     Attributes:
-        source_bytes: bytes of the pictures in the source.
-        stored_bytes: bytes of the same pictures as stored, without the headers of the tar.
+        source_bytes: bytes of the images in the source.
+        stored_bytes: bytes of the same images as stored, without the headers of the tar.
         num_encoded: how many were encoded anew as JPEG.
     """
 
@@ -27,22 +27,22 @@ class Totals:
         self._sizes: set[tuple[int, int]] = set()  # kept at two entries at most
         self._extensions: set[str] = set()
 
-    def add(self, picture: Stored) -> None:
-        """Count one picture."""
-        pixels = picture.width * picture.height
-        self.source_bytes += picture.source_bytes
-        self.stored_bytes += len(picture.data)
+    def add(self, image: Stored) -> None:
+        """Count one image."""
+        pixels = image.width * image.height
+        self.source_bytes += image.source_bytes
+        self.stored_bytes += len(image.data)
         self._pixels += pixels
         for channel in range(3):
-            self._sums[channel] += picture.sums[channel]
-            self._squares[channel] += picture.squares[channel]
-        if picture.encoded:
+            self._sums[channel] += image.sums[channel]
+            self._squares[channel] += image.squares[channel]
+        if image.encoded:
             self.num_encoded += 1
             self._encoded_pixels += pixels
-            self._squared_error += picture.squared_error
+            self._squared_error += image.squared_error
         if len(self._sizes) < 2:
-            self._sizes.add((picture.height, picture.width))
-        self._extensions.add(picture.extension)
+            self._sizes.add((image.height, image.width))
+        self._extensions.add(image.extension)
 
     @property
     def encoding(self) -> str:
@@ -51,7 +51,7 @@ class Totals:
 
     @property
     def uniform_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels of every picture, None when they differ."""
+        """(height, width) in pixels of every image, None when they differ."""
         return min(self._sizes) if len(self._sizes) == 1 else None
 
     @property
@@ -68,10 +68,10 @@ class Totals:
 
     @property
     def psnr(self) -> float | None:
-        """Peak signal-to-noise ratio in dB of the pictures encoded anew, against the pixels that were encoded.
+        """Peak signal-to-noise ratio in dB of the images encoded anew, against the pixels that were encoded.
 
         It is taken from the mean squared error over all their pixels together, 255 being the peak. None when no
-        picture was encoded anew, or when none lost anything by it.
+        image was encoded anew, or when none lost anything by it.
         """
         if self._squared_error == 0:
             return None

@@ -77,7 +77,7 @@ class _HashedFile:
 
 
 class DatasetWriter:
-    """Takes pictures one by one and leaves a finished data set folder at `out`.
+    """Takes images one by one and leaves a finished data set folder at `out`.
 
     Use as a context manager and call `finish` inside it; leaving without `finish` removes everything written.
 
@@ -85,9 +85,9 @@ class DatasetWriter:
         out: destination folder; missing parents are made.
         name: goes into the manifest.
         overwrite: replace a data set that is there, once the new one is complete.
-        shard_bytes: upper limit for one tar shard (a single larger picture still gets one of its own).
-        beton: also write the pictures for FFCV.
-        in_place: leave the pictures where they are, and write an index of them.
+        shard_bytes: upper limit for one tar shard (a single larger image still gets one of its own).
+        beton: also write the images for FFCV.
+        in_place: leave the images where they are, and write an index of them.
 
     Raises:
         ValueError: `out` is in the way, or another conversion is writing to it.
@@ -133,44 +133,44 @@ class DatasetWriter:
             file.abandon()
         self._place.leave()
 
-    def add(self, picture: Stored, source: str, label: int | None, split: str | None = None) -> int:
-        """Append one picture; returns its index. Either every picture has a label, or none has; the pictures of
+    def add(self, image: Stored, source: str, label: int | None, split: str | None = None) -> int:
+        """Append one image; returns its index. Either every image has a label, or none has; the images of
         a split come one after the other.
 
         Raises:
-            ValueError: the picture cannot go into the beton that was asked for.
+            ValueError: the image cannot go into the beton that was asked for.
         """
         index = self.num_images
         if self._beton:
             try:
-                beton_bytes(picture.extension, picture.width, picture.height, len(picture.data))
+                beton_bytes(image.extension, image.width, image.height, len(image.data))
             except ValueError as error:
                 raise ValueError(f"{escape_name(source)}: {error}") from None
         if split is not None:
             start, stop = self._splits.get(split, (index, index))
-            assert stop == index, f"the pictures of split {split!r} lie apart"
+            assert stop == index, f"the images of split {split!r} lie apart"
             self._splits[split] = (start, index + 1)
         if index == 0 and label is not None:
             self._text(LABELS_FILE).write_row("index", "label")
-        assert (label is not None) == (LABELS_FILE in self._open), "labels for some pictures only"
+        assert (label is not None) == (LABELS_FILE in self._open), "labels for some images only"
         if self._in_place:
-            self._text(FILES_FILE).write_row(index, len(picture.data), picture.extension)
+            self._text(FILES_FILE).write_row(index, len(image.data), image.extension)
         else:
-            self._add_member(f"{index:09d}", picture.extension, picture.data)
-        self._text(IMAGES_FILE).write_row(index, picture.width, picture.height, escape_name(source))
+            self._add_member(f"{index:09d}", image.extension, image.data)
+        self._text(IMAGES_FILE).write_row(index, image.width, image.height, escape_name(source))
         if label is not None:
             self._text(LABELS_FILE).write_row(index, label)
-        self.totals.add(picture)
+        self.totals.add(image)
         self.num_images += 1
         return index
 
     def reject(self, source: str, why: Rejected) -> None:
-        """Note a picture that could not be taken."""
+        """Note an image that could not be taken."""
         self._text(REJECTED_FILE).write_row(escape_name(source), str(why))
         self.num_rejected += 1
 
     def pass_over(self, source: str, why: Rejected) -> None:
-        """Note a file that is no picture, in the same list; it does not count as rejected."""
+        """Note a file that is no image, in the same list; it does not count as rejected."""
         self._text(REJECTED_FILE).write_row(escape_name(source), str(why))
         self.num_passed_over += 1
 
@@ -192,14 +192,14 @@ class DatasetWriter:
     ) -> Manifest:
         """Write the beton, if there is to be one, and the manifest, and move the folder to its place.
 
-        `quality` is recorded only if a JPEG was encoded here. `advance` is called with the number of pictures in
+        `quality` is recorded only if a JPEG was encoded here. `advance` is called with the number of images in
         the beton so far.
 
         Raises:
-            ValueError: no picture was added, or the destination has become occupied meanwhile.
+            ValueError: no image was added, or the destination has become occupied meanwhile.
         """
         if self.num_images == 0:
-            raise ValueError(f"{self.out}: no picture to write")
+            raise ValueError(f"{self.out}: no image to write")
         self._end_shard()
         for name in list(self._open):
             self._files[name] = self._open.pop(name).close()

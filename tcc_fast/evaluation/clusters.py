@@ -1,4 +1,4 @@
-"""What a user does with clusters: a table of which picture is in which, sheets to look at, features to search in."""
+"""What a user does with clusters: a table of which image is in which, sheets to look at, features to search in."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def write_clusters(
     features: Path | None = None,
     split: str = "all",
 ) -> list[int]:
-    """Cluster pictures by argmax of π and write down what came of it; a matter of all ranks, of which one writes.
+    """Cluster images by argmax of π and write down what came of it; a matter of all ranks, of which one writes.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
         table: CSV file, see :func:`_write_table`.
         data: the data set folder, also one that was not trained on; None: the one that was.
-        sheets: folder that gets a PNG for every cluster that has pictures, see :func:`contact_sheet`; those of an
+        sheets: folder that gets a PNG for every cluster that has images, see :func:`contact_sheet`; those of an
             earlier call go.
         features: safetensors file: ``features`` f (n, d) and ``assignment`` π (n, K), float32, in the table's order.
         split: one of the manifest's splits.
 
     Returns:
-        Pictures of each cluster, without those that cannot be decoded.
+        Images of each cluster, without those that cannot be decoded.
 
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one; or the features cannot be written.
@@ -71,10 +71,10 @@ def write_clusters(
 
 
 def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tensor) -> None:
-    """A row for each picture, in the order of the data set: index, source, cluster and confidence.
+    """A row for each image, in the order of the data set: index, source, cluster and confidence.
 
-    The source is the picture's name within what was converted, escaped where it is not printable; the confidence is π
-    of the cluster. Both last are empty for a picture that cannot be decoded.
+    The source is the image's name within what was converted, escaped where it is not printable; the confidence is π
+    of the cluster. Both last are empty for an image that cannot be decoded.
     """
     sources = trained.dataset.sources()
     with file.open("w", encoding="utf-8", newline="") as stream:
@@ -99,7 +99,7 @@ def _write_sheets(folder: Path, trained: Trained, cluster: Tensor, confidence: T
 
 
 def contact_sheet(dataset: Dataset, indices: list[int]) -> Image.Image:
-    """Thumbnails of at most `ROWS` × `COLUMNS` of these pictures, evenly spread from the first to the last.
+    """Thumbnails of at most `ROWS` × `COLUMNS` of these images, evenly spread from the first to the last.
 
     Given in order of confidence, the surest is at the top left and the most doubtful at the bottom right.
     """
@@ -112,6 +112,6 @@ def contact_sheet(dataset: Dataset, indices: list[int]) -> Image.Image:
         return ImageOps.pad(Image.fromarray(dataset.decode(index)), (THUMBNAIL, THUMBNAIL), color="white")
 
     with ThreadPoolExecutor(default_workers()) as threads:
-        for place, picture in enumerate(threads.map(thumbnail, shown)):
-            sheet.paste(picture, (GAP + place % COLUMNS * step, GAP + place // COLUMNS * step))
+        for place, image in enumerate(threads.map(thumbnail, shown)):
+            sheet.paste(image, (GAP + place % COLUMNS * step, GAP + place // COLUMNS * step))
     return sheet

@@ -1,4 +1,4 @@
-"""Features and assignments of whole, un-augmented pictures: the inference of TCC. No queue, twin or draw."""
+"""Features and assignments of whole, un-augmented images: the inference of TCC. No queue, twin or draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tcc_fast.datasets import Dataset
 from tcc_fast.distributed import gather, rank, world_size
 from tcc_fast.method.model import TCC
 from tcc_fast.pipelines.damage import Damage
-from tcc_fast.pipelines.pictures import Moments, whole_views
+from tcc_fast.pipelines.decoded import Moments, whole_views
 
 
 @torch.no_grad()
@@ -26,23 +26,23 @@ def embed(
     moments: Moments | None = None,
     damage: Damage | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Encode pictures with the model in evaluation mode; its mode afterwards is what it was.
+    """Encode images with the model in evaluation mode; its mode afterwards is what it was.
 
-    The ranks share the pictures, and each gets the whole result.
+    The ranks share the images, and each gets the whole result.
 
     Args:
         model: θ, on ``device``.
-        dataset: where the pictures are.
+        dataset: where the images are.
         indices: which of them.
         image_size: S, as in training.
         device: where to compute.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         bf16: run the encoder in bf16; views and assignments are always made in full precision.
         moments: mean and std that the model was trained with; None: the data set's own.
-        damage: gets those of this rank's pictures that cannot be decoded.
+        damage: gets those of this rank's images that cannot be decoded.
 
     Raises:
-        ValueError: there are fewer pictures than ranks.
+        ValueError: there are fewer images than ranks.
 
     Returns:
         f (n, d) and π (n, K), float32 on the CPU, in the order of ``indices``.
@@ -52,7 +52,7 @@ def embed(
     features, assignments = [], []
     own = indices[rank() :: world_size()]
     if len(indices) < world_size():
-        raise ValueError(f"{len(indices)} pictures cannot be shared by {world_size()} processes: launch fewer")
+        raise ValueError(f"{len(indices)} images cannot be shared by {world_size()} processes: launch fewer")
     for views in whole_views(dataset, own, image_size, batch_size, device, moments, damage):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             f = model.features(views)

@@ -26,7 +26,7 @@ from tcc_fast.evaluation.metrics import Scores, majority_accuracy, score
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.model import TCC
 from tcc_fast.pipelines import open_pipeline
-from tcc_fast.pipelines.pictures import common_geometry, decode
+from tcc_fast.pipelines.decoded import common_geometry, decode
 
 KMEANS_RESTARTS = 10
 PROBE_FOLDS = 5
@@ -107,7 +107,7 @@ def evaluate(
     batch_size: int = 512,
     agreement: bool = False,
 ) -> Evaluation:
-    """Cluster pictures by argmax of π and compare with the labels, if there are any.
+    """Cluster images by argmax of π and compare with the labels, if there are any.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
@@ -115,8 +115,8 @@ def evaluate(
         split: one of the manifest's splits.
         baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
         linear_probe: also train a linear classifier on f, with labels.
-        batch_size: pictures at a time.
-        agreement: also augment every picture twice, as in training, and see whether both views get the same cluster;
+        batch_size: images at a time.
+        agreement: also augment every image twice, as in training, and see whether both views get the same cluster;
             of the whole data set trained on.
 
     Raises:
@@ -128,7 +128,7 @@ def evaluate(
     trained = open_trained(ckpt, data, split)
     config, dataset, indices = trained.state.config, trained.dataset, trained.indices
     if agreement and (split != "all" or not trained.same_data):
-        raise ValueError("--agreement is of all pictures of the data set trained on: leave out --split and --data")
+        raise ValueError("--agreement is of all images of the data set trained on: leave out --split and --data")
     all_labels = dataset.labels()
     if linear_probe and all_labels is None:
         raise ValueError(f"{dataset.path} has no labels, which --linear-probe needs: leave it out")
@@ -187,9 +187,9 @@ def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.devic
 
 
 def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:
-    """Stored pixels of every picture as one row, float32 (n, 3 H W)."""
-    pictures = decode(dataset, indices, common_geometry(dataset, image_size))
-    return pictures.flatten(1).numpy().astype(np.float32)
+    """Stored pixels of every image as one row, float32 (n, 3 H W)."""
+    images = decode(dataset, indices, common_geometry(dataset, image_size))
+    return images.flatten(1).numpy().astype(np.float32)
 
 
 def _linear_probe(features: np.ndarray, labels: np.ndarray) -> float:

@@ -20,7 +20,7 @@ SILHOUETTE_IMAGES = 2_000
 
 
 def label_free_scores(features: Tensor, assignment: Tensor) -> dict[str, float]:
-    """Quantities of whole pictures.
+    """Quantities of whole images.
 
     Args:
         features: f, (n, d).
@@ -50,7 +50,7 @@ def label_free_scores(features: Tensor, assignment: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def view_agreement(model: TCC, pipeline: Pipeline, bf16: bool = False) -> float:
-    """Share of the pictures of an epoch whose two augmented views get the same argmax π, 0 to 1.
+    """Share of the images of an epoch whose two augmented views get the same argmax π, 0 to 1.
 
     Args:
         model: θ, on the pipeline's device; used in evaluation mode, and left in the mode it was in.

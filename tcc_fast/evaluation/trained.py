@@ -1,4 +1,4 @@
-"""A trained model beside the pictures that it shall see: what `eval` and `assign` begin with."""
+"""A trained model beside the images that it shall see: what `eval` and `assign` begin with."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tcc_fast.runs.run_state import RunState, read_state
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint's model, and pictures."""
+    """A checkpoint's model, and images."""
 
     checkpoint: Path
     state: RunState
     model: TCC
     dataset: Dataset
     indices: range
-    """Of the pictures."""
+    """Of the images."""
     device: torch.device
     bf16: bool
 
@@ -39,9 +39,9 @@ class Trained:
         return bool(self.state.dataset["fingerprint"] == self.dataset.fingerprint)
 
     def embed(self, batch_size: int = 512, damage: Damage | None = None) -> tuple[Tensor, Tensor]:
-        """f (n, d) and π (n, K) of the whole pictures, float32 on the CPU; a matter of all ranks.
+        """f (n, d) and π (n, K) of the whole images, float32 on the CPU; a matter of all ranks.
 
-        ``damage`` gets those of this rank's pictures that cannot be decoded.
+        ``damage`` gets those of this rank's images that cannot be decoded.
         """
         moments = self.state.dataset["mean"], self.state.dataset["std"]
         size = self.state.config.data.image_size

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_SHARE = 0.6
-"""Of the pictures, in Q, without a word of advice: the built-in configs have 57 % (digits) and less."""
+"""Of the images, in Q, without a word of advice: the built-in configs have 57 % (digits) and less."""
 
 
 def queue_advice(length: int, num_images: int) -> str | None:
-    """A sentence that names a better length of Q for so many pictures, or None when it suits them.
+    """A sentence that names a better length of Q for so many images, or None when it suits them.
 
-    Any length will do for :class:`ShardedQueue`; the power of two nearest to a quarter of the pictures is advised.
+    Any length will do for :class:`ShardedQueue`; the power of two nearest to a quarter of the images is advised.
     """
     if length <= LARGEST_SHARE * num_images:
         return None
@@ -24,7 +24,7 @@ def queue_advice(length: int, num_images: int) -> str | None:
     times = length / num_images
     held = f"each of them about {times:.0f} times" if times >= 1.5 else "most of them"
     return (
-        f"queue.instance_length is {length:,}, but there are {num_images:,} pictures: Q holds {held}, so pictures are "
+        f"queue.instance_length is {length:,}, but there are {num_images:,} images: Q holds {held}, so images are "
         f"contrasted with themselves. Better here: queue.instance_length={better}"
     )
 

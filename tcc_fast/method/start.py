@@ -17,7 +17,7 @@ EIGENVECTORS = 1.2
 """Taken a cluster. Ours: of 1, 1.1, 1.2, 1.3 and 1.5 the one that never failed, on the features of 11 runs on three
 image sets with K = 10."""
 WEAK_EDGES = 0.03
-"""Weight of all weak edges of a picture together, as a fraction of the mean degree. Ours: 0 to 0.3 hardly differ."""
+"""Weight of all weak edges of an image together, as a fraction of the mean degree. Ours: 0 to 0.3 hardly differ."""
 
 
 def evenly_spread(num_images: int, limit: int = MAX_IMAGES) -> list[int]:
@@ -37,8 +37,8 @@ def kmeans_centres(features: Tensor, num_clusters: int, restarts: int, seed: int
 def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: int, neighbours: int = 20) -> Tensor:
     """Means of the clusters that normalised cuts find in the graph of nearest neighbours (Ng, Jordan & Weiss 2001).
 
-    A cluster may be any chain of near pictures, where one of k-means must be a ball: bold and light faces of a letter
-    lie far apart with others between them. The graph is regularised (every two pictures are weakly joined; Amini et
+    A cluster may be any chain of near images, where one of k-means must be a ball: bold and light faces of a letter
+    lie far apart with others between them. The graph is regularised (every two images are weakly joined; Amini et
     al. 2013), so that it is connected; and some more eigenvectors than clusters are taken, since a cluster sometimes
     has two before the last cluster has its first.
 
@@ -47,7 +47,7 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
         num_clusters: K.
         restarts: of the k-means among the eigenvectors' rows.
         seed: of that k-means and of the eigenvectors' iteration.
-        neighbours: of a picture in the graph, itself among them, by cosine; at most n are taken.
+        neighbours: of an image in the graph, itself among them, by cosine; at most n are taken.
 
     Returns:
         (K, d), means of unit features; with a warning those of a k-means, if fewer clusters can be told apart, where
@@ -77,7 +77,7 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
     cluster = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(normalize(vectors)).labels_
     if (found := len(np.unique(cluster))) < num_clusters:
         warnings.warn(
-            f"the graph of neighbours falls into {found} clusters only, where many pictures are alike, so the "
+            f"the graph of neighbours falls into {found} clusters only, where many images are alike, so the "
             "prototypes start from a k-means",
             RuntimeWarning,
             stacklevel=2,

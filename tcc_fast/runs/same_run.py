@@ -1,4 +1,4 @@
-"""Whether a run continues what a checkpoint began: the same pictures, and the same settings where they count."""
+"""Whether a run continues what a checkpoint began: the same images, and the same settings where they count."""
 
 from __future__ import annotations
 

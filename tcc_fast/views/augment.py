@@ -1,12 +1,12 @@
 """The two-view recipe as pure functions on a whole uint8 batch, on any device.
 
-Two steps: `view_parameters.draw` turns keys into parameters (what happens to each view), :func:`apply` turns pictures
+Two steps: `view_parameters.draw` turns keys into parameters (what happens to each view), :func:`apply` turns images
 and parameters into views. The meaning of every operation is torchvision's (`RandomAffine`,
 `RandomResizedCrop` with antialiasing, `RandomHorizontalFlip`, `ColorJitter` inside `RandomApply`, `RandomGrayscale`,
 `GaussianBlur`), in that order and on float images; `pipelines/torch_views.py` builds the same recipe from torchvision
 itself.
 
-Shapes: B pictures, stored at H × W pixels, S the side of a view.
+Shapes: B images, stored at H × W pixels, S the side of a view.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tcc_fast.views.view_parameters import ViewParameters
 
 
 def apply(
-    pictures: Tensor,
+    images: Tensor,
     parameters: ViewParameters,
     recipe: AugmentConfig,
     size: int,
@@ -30,16 +30,16 @@ def apply(
     geometry: tuple[Tensor, Tensor] | None = None,
     products: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Make V views of each picture: :func:`place`, then :func:`finish`.
+    """Make V views of each image: :func:`place`, then :func:`finish`.
 
     Args:
-        pictures: (B, 3, H, W) uint8.
-        parameters: of V B views, the first of every picture, then the second of every picture, and so on.
+        images: (B, 3, H, W) uint8.
+        parameters: of V B views, the first of every image, then the second of every image, and so on.
         recipe: only which operations occur at all is read from it, so that absent ones cost nothing.
         size: S.
         mean: (3,) of the data set, pixels in 0..1.
         std: (3,).
-        geometry: (heights, widths), (V B,) each, that ``parameters.box`` refers to, when the pictures are stored
+        geometry: (heights, widths), (V B,) each, that ``parameters.box`` refers to, when the images are stored
             squeezed to H × W; None: H × W itself.
         products: what crops and blurs are multiplied in. float16 holds all 256 levels, and weights in 11 bits, as TF32
             does: half the bytes, at 0.2 levels' difference. (bfloat16 would be off by a level and more.)
@@ -47,12 +47,12 @@ def apply(
     Returns:
         (V B, 3, S, S) float32, normalised, channels-last.
     """
-    placed = place(pictures, parameters, recipe, size, geometry, products)
+    placed = place(images, parameters, recipe, size, geometry, products)
     return finish(placed, parameters, recipe, mean, std, products)
 
 
 def place(
-    pictures: Tensor,
+    images: Tensor,
     parameters: ViewParameters,
     recipe: AugmentConfig,
     size: int,
@@ -60,8 +60,8 @@ def place(
     products: torch.dtype = torch.float32,
 ) -> Tensor:
     """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`; (V B, 3, S, S) in 0..1."""
-    height, width = pictures.shape[-2:]
-    levels = pictures.to(torch.float32)
+    height, width = images.shape[-2:]
+    levels = images.to(torch.float32)
     top, left, box_h, box_w = parameters.box.unbind(1)
     aspect = None
     if geometry is not None:
@@ -97,7 +97,7 @@ def finish(
 
 
 def _stored_span(start: Tensor, length: Tensor, side: Tensor, stored: int) -> tuple[Tensor, Tensor]:
-    """Pixels of the picture's own geometry in stored ones: at least one of them, so that no view is empty."""
+    """Pixels of the image's own geometry in stored ones: at least one of them, so that no view is empty."""
     length = (length * stored / side).clamp(min=1.0)
     return torch.minimum(start * stored / side, stored - length), length
 
@@ -108,12 +108,12 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def whole_view(pictures: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
-    """The un-augmented view of inference: the whole picture resized (antialiased) to S × S and normalised."""
-    count, _, height, width = pictures.shape
-    zero = torch.zeros(count, device=pictures.device)
-    no_flip = torch.zeros(count, dtype=torch.bool, device=pictures.device)
-    images = pictures.to(torch.float32) / 255.0
+def whole_view(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """The un-augmented view of inference: the whole image resized (antialiased) to S × S and normalised."""
+    count, _, height, width = images.shape
+    zero = torch.zeros(count, device=images.device)
+    no_flip = torch.zeros(count, dtype=torch.bool, device=images.device)
+    levels = images.to(torch.float32) / 255.0
     if (height, width) != (size, size):
-        images = crop_resize(images, zero, zero, zero + height, zero + width, no_flip, size)
-    return normalize(images, mean, std)
+        levels = crop_resize(levels, zero, zero, zero + height, zero + width, no_flip, size)
+    return normalize(levels, mean, std)

@@ -13,7 +13,7 @@ from torch import Tensor
 def affine(images: Tensor, angle: Tensor, shear: Tensor, zoom: Tensor, aspect: Tensor | float | None = None) -> Tensor:
     """RandomAffine about the centre, bilinear, black outside: (B, 3, H, W), (B,) each, to (B, 3, H, W).
 
-    ``aspect`` is the width / height in which the map is meant, when pictures are stored squeezed; None: W / H.
+    ``aspect`` is the width / height in which the map is meant, when images are stored squeezed; None: W / H.
     """
     if aspect is None:
         aspect = images.shape[-1] / images.shape[-2]

@@ -31,7 +31,7 @@ class ViewParameters:
     zoom: Tensor
     """(B,) scale factor."""
     box: Tensor
-    """(B, 4) crop top, left, height, width, in pixels of the picture's own geometry."""
+    """(B, 4) crop top, left, height, width, in pixels of the image's own geometry."""
     flip: Tensor
     """(B,) bool."""
     jitter: Tensor
@@ -73,12 +73,12 @@ class ViewParameters:
 
 
 def draw(recipe: AugmentConfig, key: Tensor, heights: Tensor, widths: Tensor) -> ViewParameters:
-    """Draw the parameters of one view for each of B pictures, with torchvision's distributions.
+    """Draw the parameters of one view for each of B images, with torchvision's distributions.
 
     Args:
         recipe: probabilities and ranges.
         key: (B,) int64; equal keys draw equal parameters.
-        heights: (B,) size of each picture, in pixels.
+        heights: (B,) size of each image, in pixels.
         widths: (B,).
     """
     return parameters_of(recipe, uniform(key, NUM_DRAWS), heights, widths)
@@ -132,10 +132,10 @@ def _crop_box(
     top = torch.floor(u_place[:, 0] * (heights - crop_h + 1))
     left = torch.floor(u_place[:, 1] * (widths - crop_w + 1))
 
-    picture_aspect = widths / heights
+    image_aspect = widths / heights
     lowest, highest = math.exp(log_aspect[0]), math.exp(log_aspect[1])
-    centre_w = torch.where(picture_aspect > highest, torch.round(heights * highest), widths.float())
-    centre_h = torch.where(picture_aspect < lowest, torch.round(widths / lowest), heights.float())
+    centre_w = torch.where(image_aspect > highest, torch.round(heights * highest), widths.float())
+    centre_h = torch.where(image_aspect < lowest, torch.round(widths / lowest), heights.float())
     centre_w, centre_h = centre_w.clamp(min=1.0), centre_h.clamp(min=1.0)
     centre = torch.stack(
         [torch.floor((heights - centre_h) / 2), torch.floor((widths - centre_w) / 2), centre_h, centre_w], dim=1

@@ -93,9 +93,9 @@ def test_every_contender_has_its_turn_in_every_round_and_the_order_moves_on(resu
 
 def test_turns_are_of_whole_batches_and_long_enough(result: dict[str, Any]) -> None:
     for turn in result["turns"]:
-        assert turn["pictures"] == turn["batches"] * BATCH
+        assert turn["images"] == turn["batches"] * BATCH
         assert turn["seconds"] >= 0.2
-        assert turn["img_per_s"] == pytest.approx(turn["pictures"] / turn["seconds"])
+        assert turn["img_per_s"] == pytest.approx(turn["images"] / turn["seconds"])
         if turn["contender"] == "torch":
             assert turn["batches"] % 2 == 0, "its two workers finish in turn"
 
@@ -149,7 +149,7 @@ def test_without_torch_and_decoding_there_are_no_ratios() -> None:
 
 
 def counted(**settings: Any) -> tuple[Source, list[int]]:
-    """A source of batches of 10 pictures, and a list that grows by one for each that was taken."""
+    """A source of batches of 10 images, and a list that grows by one for each that was taken."""
     taken: list[int] = []
 
     def batches() -> Iterator[int]:
@@ -165,7 +165,7 @@ def test_what_was_made_beforehand_is_taken_before_the_clock_starts() -> None:
     source, taken = counted(ahead=3, stride=4)
     (turn,), _ = rounds.run_rounds({"one": source}, 1, 1e-6, CPU, Calibration(), lambda sentence: None)
     assert turn.batches == 4
-    assert turn.pictures == 40
+    assert turn.images == 40
     assert len(taken) == 3 + 1 + turn.batches
 
 
@@ -379,7 +379,7 @@ def test_decoding_takes_the_fastest_decoder_that_reads_the_set(beton: bool, tmp_
     convert("folder", tmp_path / "set", tmp_path / "raw", short_side=0, workers=1, formats=formats, progress=False)
     dataset = open_dataset(tmp_path / "set")
     source = open_decoding(dataset, EpochOrder(6, 4, 0, SINGLE), 2)
-    words = "libjpeg-turbo, as FFCV calls it; 1 pictures are no JPEGs and are only copied" if beton else "Pillow"
+    words = "libjpeg-turbo, as FFCV calls it; 1 images are no JPEGs and are only copied" if beton else "Pillow"
     assert source.note == f"{words}, 2 threads"
     assert list(itertools.islice(source.batches, 3)) == [4, 4, 4]
     source.close()
@@ -397,7 +397,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(
         *("bench", "pipelines", "--data", str(digits), "--passes", "1", "--seconds", "0.05", "--only", "resident"),
         *("--json", "out.json", "--plot", "out.svg", *TINY, "data.workers=1"),
     )
-    assert "digits: 1,797 pictures of about 8 x 8 (PNGs, 0.1 kB each), two views of 8 px, batches of 256" in printed
+    assert "digits: 1,797 images of about 8 x 8 (PNGs, 0.1 kB each), two views of 8 px, batches of 256" in printed
     assert "opening resident" in printed
     written = json.loads(Path("out.json").read_text())
     assert set(written["results"]) == {"resident", DECODE}
@@ -516,7 +516,7 @@ def test_data_are_made_once(tool: ModuleType, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("from_memory", [False, True])
-def test_the_plain_loader_makes_two_views_of_each_picture(tool: ModuleType, task: Task, from_memory: bool) -> None:
+def test_the_plain_loader_makes_two_views_of_each_image(tool: ModuleType, task: Task, from_memory: bool) -> None:
     config = load_config("digits", [*TINY, "data.workers=0", "train.batch_size=8"])
     source = tool.open_plain(Task(task.dataset, config, CPU, long_epochs=True), from_memory)
     assert list(itertools.islice(source.batches, 3)) == [8, 8, 8]

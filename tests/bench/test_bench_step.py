@@ -268,7 +268,7 @@ def test_the_workers_of_the_plain_loader_leave_room_in_shared_memory(
     loader = plain_loader(task, from_memory=True)
     assert loader.batch_size == 32
     note = step_openers(StepTask(task, "off"))[PLAIN]().note
-    assert note.endswith(f"pictures from memory; batches are of 32, since {tmp_path} is too small for 64")
+    assert note.endswith(f"images from memory; batches are of 32, since {tmp_path} is too small for 64")
     free = whole // 8
     with pytest.raises(ValueError, match=r"has 2\.5e-05 GB free, too little for batches of 8 from 1 workers"):
         plain_loader(task, from_memory=True)

@@ -1,4 +1,4 @@
-"""Writes small archives in the exact official layouts of the paper's data sets, with generated pictures."""
+"""Writes small archives in the exact official layouts of the paper's data sets, with generated images."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def python2_pickle(entries: Mapping[str, bytes]) -> bytes:
 
 
 class Cifar:
-    """Pictures and labels of a small CIFAR: `per_batch` pictures in each batch, classes in turn."""
+    """Images and labels of a small CIFAR: `per_batch` images in each batch, classes in turn."""
 
     def __init__(self, layout: Layout, per_batch: int = 40, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -134,7 +134,7 @@ class Cifar:
 
 
 class Stl10:
-    """`train` and `test` labelled pictures, and a few without label."""
+    """`train` and `test` labelled images, and a few without label."""
 
     def __init__(self, train: int = 20, test: int = 30, unlabelled: int = 3, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -195,30 +195,30 @@ def synset_tree(photos: Mapping[str, Files]) -> Files:
 
 
 class TinyImageNet:
-    """`classes` synsets with `each` pictures of 64x64 pixels."""
+    """`classes` synsets with `each` images of 64x64 pixels."""
 
     def __init__(self, classes: int = 5, each: int = 12) -> None:
         self.synsets = [f"n0{1443537 + 7 * ((i * 7) % classes)}" for i in range(classes)]
-        self.pictures = {
-            f"train/{synset}/images/{synset}_{i}.JPEG": self._picture(row, i)
+        self.images = {
+            f"train/{synset}/images/{synset}_{i}.JPEG": self._image(row, i)
             for row, synset in enumerate(self.synsets)
             for i in range(each)
         }
 
     @staticmethod
-    def _picture(row: int, index: int) -> bytes:
+    def _image(row: int, index: int) -> bytes:
         image = smooth(64, 64, seed=1000 * row + index)
         return encoded(image.convert("L") if index == 1 else image, "JPEG")  # a few official ones are grey
 
     def files(self) -> Files:
         files: Files = {f"{synset}/{synset}_boxes.txt": b"0 0 62 62\n" for synset in self.synsets}
-        files = {f"train/{name}": data for name, data in files.items()} | self.pictures
+        files = {f"train/{name}": data for name, data in files.items()} | self.images
         files["wnids.txt"] = "\n".join(self.synsets).encode()
         words = [f"{synset}\tthing {row}, second name" for row, synset in enumerate(self.synsets)]
         files["words.txt"] = "\n".join(["n00001740\tentity", *words]).encode()
-        files["val/images/val_0.JPEG"] = self._picture(9, 9)
+        files["val/images/val_0.JPEG"] = self._image(9, 9)
         files["val/val_annotations.txt"] = b"val_0.JPEG\tn01443537\t0\t32\t44\t62\n"
-        files["test/images/test_0.JPEG"] = self._picture(9, 8)
+        files["test/images/test_0.JPEG"] = self._image(9, 8)
         return {f"tiny-imagenet-200/{name}": data for name, data in files.items()}
 
 

@@ -1,4 +1,4 @@
-"""Pictures of known colours, in memory and in folders."""
+"""Images of known colours, in memory and in folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A colourful picture without sharp edges, so that JPEG keeps it nearly."""
+    """A colourful image without sharp edges, so that JPEG keeps it nearly."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
@@ -32,14 +32,14 @@ def _encode() -> Encode:
     return encoded
 
 
-@pytest.fixture(name="picture")
-def _picture() -> Callable[..., Image.Image]:
+@pytest.fixture(name="photo")
+def _photo() -> Callable[..., Image.Image]:
     return smooth
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of ten pictures, of six kinds; two files that are no pictures, and one that is cut."""
+    """Two classes of ten images, of six kinds; two files that are no images, and one that is cut."""
     root = tmp_path / "photos"
     kinds = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
     for label, name in enumerate(("cat", "dog")):
@@ -50,7 +50,7 @@ def photos(tmp_path: Path) -> Path:
             folder = root / name if index < 5 else root / name / "deep" / "er"
             (folder / f"{index}.dat").write_bytes(encoded(image, kind))
     (root / "cat" / "notes.jpg").write_text("these are cats")
-    (root / "readme.txt").write_text("pictures")
+    (root / "readme.txt").write_text("images")
     (root / "dog" / "half.jpg").write_bytes(encoded(smooth(80, 80), "JPEG")[:900])
     return root
 

@@ -1,4 +1,4 @@
-"""The file for FFCV: FFCV itself reads back every picture, and a file that it would misread is refused by name."""
+"""The file for FFCV: FFCV itself reads back every image, and a file that it would misread is refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tcc_fast.datasets.beton import _place, beton_bytes, check_beton
 from tcc_fast.datasets.ffcv_import import import_ffcv
 
 Content = Callable[[Path], dict[str, bytes]]
-NAME = "pictures.beton"
+NAME = "images.beton"
 KEPT: list[Any] = []
 """What FFCV has compiled. It changes types that numba shares, so that numba fails when it is to forget such a function;
 pytest would count that against whichever test is running then."""
@@ -55,7 +55,7 @@ def copy(packed: Path, tmp_path: Path) -> Path:
 
 
 def read_bytes(ffcv: Any, path: Path) -> list[bytes]:
-    """What FFCV's own reader and memory manager find for every picture, in index order."""
+    """What FFCV's own reader and memory manager find for every image, in index order."""
     reader = ffcv.reader.Reader(str(path))
     manager = ffcv.memory_managers.OSCacheManager(reader)
     read = manager.compile_reader()
@@ -64,7 +64,7 @@ def read_bytes(ffcv: Any, path: Path) -> list[bytes]:
 
 
 def load(ffcv: Any, path: Path, **options: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """All pictures of a uniform set as FFCV's Loader decodes them, (N, H, W, 3)."""
+    """All images of a uniform set as FFCV's Loader decodes them, (N, H, W, 3)."""
     loader = ffcv.Loader(
         str(path), 300, num_workers=1, order=ffcv.loader.OrderOption.SEQUENTIAL, drop_last=False, **options
     )
@@ -73,7 +73,7 @@ def load(ffcv: Any, path: Path, **options: Any) -> np.ndarray[Any, np.dtype[np.u
 
 
 def turbo(ffcv: Any, dataset: Dataset, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A picture's own JPEG as FFCV's libjpeg-turbo decodes it, (H, W, 3)."""
+    """An image's own JPEG as FFCV's libjpeg-turbo decodes it, (H, W, 3)."""
     data = np.frombuffer(dataset.read(index), dtype=np.uint8)
     height, width = (int(side) for side in dataset.sizes()[index])
     pixels = np.zeros((height, width, 3), np.uint8)
@@ -88,12 +88,12 @@ def test_pngs_are_raw_and_come_back_bit_by_bit(ffcv: Any, packed: Path, os_cache
     assert (load(ffcv, packed / NAME, os_cache=os_cache) == wanted).all()
 
 
-def test_jpegs_keep_their_bytes(ffcv: Any, tmp_path: Path, encode: Any, picture: Any) -> None:
+def test_jpegs_keep_their_bytes(ffcv: Any, tmp_path: Path, encode: Any, photo: Any) -> None:
     (tmp_path / "src").mkdir()
     for index, (mode, options) in enumerate(
         [("RGB", {}), ("L", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}), ("RGB", {"quality": 30})]
     ):
-        data = encode(picture(45, 33, seed=index).convert(mode), "JPEG", **options)
+        data = encode(photo(45, 33, seed=index).convert(mode), "JPEG", **options)
         (tmp_path / "src" / f"{index}.jpg").write_bytes(data)
     dataset = open_dataset(
         convert("folder", tmp_path / "out", tmp_path / "src", workers=1, formats=("tar", "beton")).path
@@ -107,7 +107,7 @@ def test_jpegs_keep_their_bytes(ffcv: Any, tmp_path: Path, encode: Any, picture:
         assert np.abs(found[index].astype(int) - dataset.decode(index)).max() <= 4
 
 
-def test_pictures_of_both_kinds_and_many_sizes(ffcv: Any, tmp_path: Path, photos: Path) -> None:
+def test_images_of_both_kinds_and_many_sizes(ffcv: Any, tmp_path: Path, photos: Path) -> None:
     dataset = open_dataset(convert("folder", tmp_path / "out", photos, workers=1, formats="tar,beton").path)
     is_png = dataset.is_png()
     assert 0 < is_png.sum() < len(dataset) == 20
@@ -138,15 +138,15 @@ def test_constants_are_those_of_ffcv(ffcv: Any) -> None:
         ([1], [16], 24),
     ],
 )
-def test_no_picture_spans_two_pages(sizes: list[int], pointers: list[int], end: int) -> None:
+def test_no_image_spans_two_pages(sizes: list[int], pointers: list[int], end: int) -> None:
     found = _place(sizes, start=9, page=8)
     assert (found[0].tolist(), found[1]) == (pointers, end)
 
 
-def test_several_pages_and_a_picture_larger_than_one(ffcv: Any, tmp_path: Path, encode: Any, picture: Any) -> None:
+def test_several_pages_and_an_image_larger_than_one(ffcv: Any, tmp_path: Path, encode: Any, photo: Any) -> None:
     (tmp_path / "src").mkdir()
     for index, size in enumerate([(900, 900), (2000, 1500), (1000, 1000), (1700, 1600), (2000, 1500), (30, 20)]):
-        (tmp_path / "src" / f"{index}.png").write_bytes(encode(picture(*size, seed=index), "PNG"))
+        (tmp_path / "src" / f"{index}.png").write_bytes(encode(photo(*size, seed=index), "PNG"))
     out = convert("folder", tmp_path / "out", tmp_path / "src", workers=1, short_side=0, formats="tar,beton").path
     dataset, reader = open_dataset(out), ffcv.reader.Reader(str(out / NAME))
     assert reader.page_size == 16 << 20  # 2000 x 1500 pixels have 9 MB
@@ -184,20 +184,20 @@ def test_same_bytes_for_any_number_of_workers(ffcv: Any, tmp_path: Path, photos:
         ("png", 30_000, 30_000, 100, "takes 2700000000 bytes.*pages are at most 1073741824.*--short-side"),
     ],
 )
-def test_pictures_that_do_not_fit(extension: str, width: int, height: int, encoded_bytes: int, message: str) -> None:
+def test_images_that_do_not_fit(extension: str, width: int, height: int, encoded_bytes: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         beton_bytes(extension, width, height, encoded_bytes)
 
 
-def test_largest_pictures() -> None:
+def test_largest_images() -> None:
     assert beton_bytes("png", 65_535, 2, 100) == 65_535 * 6
     assert beton_bytes("jpg", 65_535, 65_535, 1 << 30) == 1 << 30
 
 
-def test_a_picture_that_does_not_fit_stops_the_conversion(ffcv: Any, tmp_path: Path, encode: Any) -> None:
+def test_an_image_that_does_not_fit_stops_the_conversion(ffcv: Any, tmp_path: Path, encode: Any) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "long.png").write_bytes(encode(Image.new("L", (65_536, 1)), "PNG"))
-    with pytest.raises(ValueError, match=r"long\.png: a picture of 65536 x 1 pixels does not fit"):
+    with pytest.raises(ValueError, match=r"long\.png: an image of 65536 x 1 pixels does not fit"):
         convert("folder", tmp_path / "out", tmp_path / "src", workers=1, short_side=0, formats="tar,beton")
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
     convert("folder", tmp_path / "out", tmp_path / "src", workers=1, short_side=0)
@@ -237,16 +237,16 @@ def change(path: Path, at: int, data: bytes) -> None:
     ("at", "data", "message"),
     [
         (0, b"\x01", "is of version 1 of the format, but the installed FFCV reads version 2"),
-        (2, b"\x02", "something else than one field of pictures"),
-        (24, b"\x01", "something else than one field of pictures"),
-        (25, b"label", "something else than one field of pictures"),
-        (8, b"\x06\x07", r"holds 1798 pictures, but the data set has 1797"),
+        (2, b"\x02", "something else than one field of images"),
+        (24, b"\x01", "something else than one field of images"),
+        (25, b"label", "something else than one field of images"),
+        (8, b"\x06\x07", r"holds 1798 images, but the data set has 1797"),
         (16, b"\x01", r"is truncated \(\d+ bytes instead of \d+\)"),
     ],
 )
 def test_headers_that_ffcv_would_misread(copy: Path, at: int, data: bytes, message: str) -> None:
     change(copy / NAME, at, data)
-    with pytest.raises(ValueError, match=rf"pictures\.beton: .*{message}.*--overwrite --formats tar,beton"):
+    with pytest.raises(ValueError, match=rf"images\.beton: .*{message}.*--overwrite --formats tar,beton"):
         check_beton(copy / NAME, 1797)
 
 
@@ -255,29 +255,29 @@ def test_files_of_another_length(copy: Path) -> None:
     whole = path.read_bytes()
     for length in (len(whole) - 1, 1000, 0):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"pictures\.beton: is truncated .*convert the data set again"):
+        with pytest.raises(ValueError, match=r"images\.beton: is truncated .*convert the data set again"):
             check_beton(path, 1797)
-        with pytest.raises(ValueError, match=r"pictures\.beton: is truncated"):
+        with pytest.raises(ValueError, match=r"images\.beton: is truncated"):
             open_dataset(copy)
     path.write_bytes(whole + b"x")
-    with pytest.raises(ValueError, match=r"pictures\.beton: is too long"):
+    with pytest.raises(ValueError, match=r"images\.beton: is too long"):
         check_beton(path, 1797)
     path.unlink()
-    with pytest.raises(ValueError, match=r"pictures\.beton: is missing.*--overwrite --formats tar,beton"):
+    with pytest.raises(ValueError, match=r"images\.beton: is missing.*--overwrite --formats tar,beton"):
         check_beton(path, 1797)
-    with pytest.raises(ValueError, match=r"pictures\.beton: is missing"):
+    with pytest.raises(ValueError, match=r"images\.beton: is missing"):
         open_dataset(copy)
     path.mkdir()
-    with pytest.raises(ValueError, match=r"pictures\.beton: cannot be read"):
+    with pytest.raises(ValueError, match=r"images\.beton: cannot be read"):
         check_beton(path, 1797)
 
 
 def test_another_set_is_refused(packed: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds 1797 pictures, but the data set has 5000, so it belongs to another"):
+    with pytest.raises(ValueError, match=r"holds 1797 images, but the data set has 5000, so it belongs to another"):
         check_beton(packed / NAME, 5000)
 
 
 def test_a_changed_byte_is_found_at_opening(copy: Path) -> None:
     change(copy / NAME, (8 << 20) + 100, b"\xff")
-    with pytest.raises(ValueError, match=r"pictures\.beton: content has changed"):
+    with pytest.raises(ValueError, match=r"images\.beton: content has changed"):
         open_dataset(copy)

@@ -41,7 +41,7 @@ def put(form: str, made: Cifar, raw: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_form_gives_the_same_pictures_labels_and_order(tmp_path: Path, name: str, content: Content) -> None:
+def test_every_form_gives_the_same_images_labels_and_order(tmp_path: Path, name: str, content: Content) -> None:
     made = small(name)
     packed = []
     for version in ("python", "binary"):
@@ -96,7 +96,7 @@ def test_the_right_sum_of_wrong_counts_is_no_whole_set(tmp_path: Path, monkeypat
     official = dataclasses.replace(made.layout.official, per_class={"train": 20, "test": 4})
     monkeypatch.setattr(cifar10, "LAYOUT", dataclasses.replace(made.layout, official=official))
     labels = made.labels["data_batch_1"]
-    for odd in range(0, 10, 2):  # one picture of each class moves to the next or from the one before
+    for odd in range(0, 10, 2):  # one image of each class moves to the next or from the one before
         labels[np.flatnonzero(labels == odd)[0]] = odd + 1
     src = put("binary archive", made, tmp_path / "raw")
     with pytest.raises(ValueError, match="CIFAR-10: train: airplane has 19 of 20, automobile has 21 of 20, bird"):
@@ -229,9 +229,9 @@ WRONG = {
     strangers: r"is not CIFAR-10.*\(found: 'cats', 'dogs', 'cats/1\.jpg'\)",
     too_few: r"is not the whole CIFAR-100?: train: \d+ of 50000 images; test: 40 of 10000 images.*--allow-incomplete",
     one_batch_missing: r": (test_batch|test) is missing; .*test: 0 of 10000 images",
-    one_label: "all [0-9]+ pictures have the same label.*labels are broken",
-    label_beyond: "picture 7 has the label 20, but CIFAR-100? has [12]0 classes",
-    cut_records: r"\.bin: has \d+ bytes, no multiple of the 307[34] of one picture",
+    one_label: "all [0-9]+ images have the same label.*labels are broken",
+    label_beyond: "image 7 has the label 20, but CIFAR-100? has [12]0 classes",
+    cut_records: r"\.bin: has \d+ bytes, no multiple of the 307[34] of one image",
     other_classes: "meta.txt: lists other classes|coarse_label_names.txt: lists other classes",
     cut_pickle: "is damaged or no file of CIFAR-10.*cannot be read as a pickle",
     hostile: "asks for '(posix|nt).mkdir' when opened, which no official file does.*nothing was run",

@@ -70,10 +70,10 @@ def test_folder_report_and_files(tmp_path: Path, photos: Path) -> None:
     assert str(tmp_path) not in (report.path / "dataset.json").read_text()
 
 
-def test_report_says_what_encoding_cost(tmp_path: Path, encode: Any, picture: Any) -> None:
+def test_report_says_what_encoding_cost(tmp_path: Path, encode: Any, photo: Any) -> None:
     (tmp_path / "src").mkdir()
-    images = [picture(300, 200, seed=index) for index in range(3)]
-    sources = [encode(image, "PNG") for image in images] + [encode(picture(30, 40), "JPEG")]
+    images = [photo(300, 200, seed=index) for index in range(3)]
+    sources = [encode(image, "PNG") for image in images] + [encode(photo(30, 40), "JPEG")]
     for index, data in enumerate(sources):
         (tmp_path / "src" / f"{index}.png").write_bytes(data)
     report = convert("folder", tmp_path / "out", tmp_path / "src", workers=1, short_side=40, quality=70)
@@ -91,7 +91,7 @@ def test_report_says_what_encoding_cost(tmp_path: Path, encode: Any, picture: An
         "psnr_db": round(psnr, 2),
     }
     assert (
-        f"pictures: {report.source_bytes / 1e3:.1f} kB in the source, {report.stored_bytes / 1e3:.1f} kB as stored; "
+        f"images: {report.source_bytes / 1e3:.1f} kB in the source, {report.stored_bytes / 1e3:.1f} kB as stored; "
         "3 encoded anew as JPEG of quality 70, "
         f"PSNR {psnr:.1f} dB against the pixels encoded"
     ) in report.summary()
@@ -129,7 +129,7 @@ def test_shards_are_plain_tar(tmp_path: Path, photos: Path) -> None:
     assert index == len(dataset)
 
 
-def test_a_picture_larger_than_a_shard_gets_its_own(tmp_path: Path, photos: Path) -> None:
+def test_an_image_larger_than_a_shard_gets_its_own(tmp_path: Path, photos: Path) -> None:
     report = convert("folder", tmp_path / "out", photos, workers=1, shard_bytes=1)
     assert len(report.manifest.shards) == report.num_images
     assert len(open_dataset(report.path)) == report.num_images
@@ -154,11 +154,11 @@ def test_mean_and_std_are_those_of_the_stored_pixels(tmp_path: Path, photos: Pat
     ],
 )
 def test_geometry_says_what_is_stored(
-    tmp_path: Path, encode: Any, picture: Any, kinds: tuple[str, ...], encoding: str, quality: int | None
+    tmp_path: Path, encode: Any, photo: Any, kinds: tuple[str, ...], encoding: str, quality: int | None
 ) -> None:
     (tmp_path / "src").mkdir()
     for kind in kinds:
-        (tmp_path / "src" / kind).write_bytes(encode(picture(20, 10), kind))
+        (tmp_path / "src" / kind).write_bytes(encode(photo(20, 10), kind))
     geometry = convert("folder", tmp_path / "out", tmp_path / "src", quality=80, workers=1).manifest.geometry
     assert (geometry.encoding, geometry.quality, geometry.uniform_size) == (encoding, quality, (10, 20))
 
@@ -271,9 +271,9 @@ def test_a_limit_in_files_stops_at_once(tmp_path: Path, photos: Path) -> None:
         convert("folder", tmp_path / "out", photos, max_rejected=0, workers=1)
 
 
-def test_default_limit_is_half(tmp_path: Path, encode: Any, picture: Any) -> None:
+def test_default_limit_is_half(tmp_path: Path, encode: Any, photo: Any) -> None:
     (tmp_path / "src").mkdir()
-    whole = encode(picture(9, 9), "PNG")
+    whole = encode(photo(9, 9), "PNG")
     (tmp_path / "src/a.png").write_bytes(whole)
     (tmp_path / "src/b.png").write_bytes(whole[:50])
     convert("folder", tmp_path / "out", tmp_path / "src", workers=1)
@@ -284,26 +284,26 @@ def test_default_limit_is_half(tmp_path: Path, encode: Any, picture: Any) -> Non
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_files_beside_photographs_are_passed_over_however_many(
-    tmp_path: Path, encode: Any, picture: Any, workers: int
+    tmp_path: Path, encode: Any, photo: Any, workers: int
 ) -> None:
     (tmp_path / "src").mkdir()
     for number in range(3):
-        (tmp_path / f"src/{number}.jpg").write_bytes(encode(picture(9, 9), "JPEG"))
+        (tmp_path / f"src/{number}.jpg").write_bytes(encode(photo(9, 9), "JPEG"))
         for suffix in ("xmp", "json", "txt"):
-            (tmp_path / f"src/{number}.{suffix}").write_text("about the picture")
+            (tmp_path / f"src/{number}.{suffix}").write_text("about the image")
     report = convert("folder", tmp_path / "out", tmp_path / "src", workers=workers, max_rejected=0)
     assert (report.num_images, report.num_rejected, report.skipped) == (3, 0, {"not an image": 9})
     rows = (report.path / "rejected.csv").read_text().splitlines()
     assert (len(rows), rows[1]) == (10, "0.json,not an image")
 
 
-def test_no_picture_fails_whatever_the_limit(tmp_path: Path) -> None:
+def test_no_image_fails_whatever_the_limit(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/b.txt").write_text("b")
-    with pytest.raises(ValueError, match=r"folder: the source holds no picture, only 1 other file"):
+    with pytest.raises(ValueError, match=r"folder: the source holds no image, only 1 other file"):
         convert("folder", tmp_path / "out", tmp_path / "src", workers=1, max_rejected=1.0)
     (tmp_path / "src/c.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(ValueError, match="no picture could be read: 1 of 1 files"):
+    with pytest.raises(ValueError, match="no image could be read: 1 of 1 files"):
         convert("folder", tmp_path / "out", tmp_path / "src", workers=1, max_rejected=1.0)
 
 

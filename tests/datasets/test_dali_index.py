@@ -1,4 +1,4 @@
-"""The indexes beside the tar shards: as DALI's own tool writes them, and DALI reads every picture by them."""
+"""The indexes beside the tar shards: as DALI's own tool writes them, and DALI reads every image by them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tcc_fast.datasets import convert, open_dataset
 
 @pytest.fixture
 def packed(tmp_path: Path, photos: Path) -> Path:
-    """Pictures of both kinds, in several shards."""
+    """Images of both kinds, in several shards."""
     return convert("folder", tmp_path / "out", photos, workers=1, short_side=48, shard_bytes=20_000).path
 
 
-def test_one_line_a_picture(packed: Path) -> None:
+def test_one_line_an_image(packed: Path) -> None:
     dataset = open_dataset(packed)
     manifest = dataset.manifest
     assert len(manifest.shards) > 1
     assert manifest.indexes == [name.replace(".tar", ".idx") for name in manifest.shards]
-    pictures = []
+    images = []
     for shard, index in zip(manifest.shards, manifest.indexes, strict=True):
         first, *lines = (packed / index).read_text().splitlines()
         assert first == f"v1.2 {len(lines)}"
@@ -30,10 +30,10 @@ def test_one_line_a_picture(packed: Path) -> None:
         for line in lines:
             extension, offset, size, name = line.split(" ")
             data = content[int(offset) : int(offset) + int(size)]
-            pictures.append((name, data))
+            images.append((name, data))
             assert name.endswith(f".{extension}")
     kinds = ["png" if png else "jpg" for png in dataset.is_png()]
-    assert pictures == [(f"{i:09d}.{kind}", dataset.read(i)) for i, kind in enumerate(kinds)]
+    assert images == [(f"{i:09d}.{kind}", dataset.read(i)) for i, kind in enumerate(kinds)]
 
 
 def test_same_as_wds2idx(packed: Path, tmp_path: Path) -> None:
@@ -45,20 +45,20 @@ def test_same_as_wds2idx(packed: Path, tmp_path: Path) -> None:
         assert (packed / index).read_text() == (tmp_path / "wanted").read_text()
 
 
-def test_dali_reads_every_picture_in_index_order(packed: Path) -> None:
+def test_dali_reads_every_image_in_index_order(packed: Path) -> None:
     pytest.importorskip("nvidia.dali")
     from nvidia.dali import Pipeline, fn
 
     dataset = open_dataset(packed)
     pipeline = Pipeline(batch_size=len(dataset), num_threads=1, device_id=None)
     with pipeline:
-        pictures = fn.readers.webdataset(
+        images = fn.readers.webdataset(
             paths=[str(packed / name) for name in dataset.manifest.shards],
             index_paths=[str(packed / name) for name in dataset.manifest.indexes],
             ext=["jpg;png"],
             missing_component_behavior="error",
         )
-        pipeline.set_outputs(pictures)
+        pipeline.set_outputs(images)
     pipeline.build()
     (batch,) = pipeline.run()
     found = [np.asarray(batch.at(index)).tobytes() for index in range(len(dataset))]

@@ -1,4 +1,4 @@
-"""Every picture kind with known colours, and every reason to refuse one."""
+"""Every image kind with known colours, and every reason to refuse one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcc_fast.datasets.decode import Picture, decode_picture
+from tcc_fast.datasets.decode import Decoded, decode_image
 from tcc_fast.datasets.reader import Rejected
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -21,14 +21,14 @@ Encode = Callable[..., bytes]
 
 def pixels(data: bytes, **options: Any) -> np.ndarray[Any, Any]:
     """Decoded pixels as RGB, (H, W, 3)."""
-    picture = decode_picture(data, **options)
-    assert isinstance(picture, Picture), picture
-    assert picture.image.mode in ("L", "RGB")
-    return np.asarray(picture.image.convert("RGB")).astype(int)
+    decoded = decode_image(data, **options)
+    assert isinstance(decoded, Decoded), decoded
+    assert decoded.image.mode in ("L", "RGB")
+    return np.asarray(decoded.image.convert("RGB")).astype(int)
 
 
 def reason(data: bytes, **options: Any) -> str:
-    rejected = decode_picture(data, **options)
+    rejected = decode_image(data, **options)
     assert isinstance(rejected, Rejected), rejected
     return str(rejected)
 
@@ -219,13 +219,13 @@ def test_orientation(encode: Encode, kind: str, orientation: int) -> None:
     stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = decode_picture(encode(stored, kind, exif=exif.tobytes()))
-    assert isinstance(picture, Picture)
-    assert picture.full_size == picture.image.size == (48, 32)
-    found = np.asarray(picture.image).astype(int)
+    decoded = decode_image(encode(stored, kind, exif=exif.tobytes()))
+    assert isinstance(decoded, Decoded)
+    assert decoded.full_size == decoded.image.size == (48, 32)
+    found = np.asarray(decoded.image).astype(int)
     for at, colour in (((8, 8), RED), ((8, 40), BLUE), ((24, 24), WHITE)):
         assert np.abs(found[at] - colour).max() < 60
-    assert picture.plain == (orientation == 1 and kind in ("JPEG", "PNG"))
+    assert decoded.plain == (orientation == 1 and kind in ("JPEG", "PNG"))
 
 
 def test_broken_metadata_does_no_harm(encode: Encode) -> None:
@@ -234,9 +234,9 @@ def test_broken_metadata_does_no_harm(encode: Encode) -> None:
 
 def test_plain_is_only_what_every_decoder_reads_alike(encode: Encode) -> None:
     def plain(data: bytes) -> bool:
-        picture = decode_picture(data)
-        assert isinstance(picture, Picture)
-        return picture.plain
+        decoded = decode_image(data)
+        assert isinstance(decoded, Decoded)
+        return decoded.plain
 
     colour = halves(RED, BLUE)
     assert plain(encode(colour, "JPEG"))
@@ -253,11 +253,11 @@ def test_plain_is_only_what_every_decoder_reads_alike(encode: Encode) -> None:
     assert not plain(encode(colour, "BMP"))
 
 
-def test_reduction_keeps_colours_and_reports_full_size(encode: Encode, picture: Any) -> None:
-    image = picture(800, 600)
+def test_reduction_keeps_colours_and_reports_full_size(encode: Encode, photo: Any) -> None:
+    image = photo(800, 600)
     data = encode(image, "JPEG", quality=95, subsampling=0)
-    reduced = decode_picture(data, reduce_to=150)
-    assert isinstance(reduced, Picture)
+    reduced = decode_image(data, reduce_to=150)
+    assert isinstance(reduced, Decoded)
     assert (reduced.full_size, reduced.image.size, reduced.plain) == ((800, 600), (200, 150), False)
     small = np.asarray(image.resize((200, 150), Image.Resampling.BOX)).astype(int)
     assert np.abs(np.asarray(reduced.image).astype(int) - small).mean() < 2
@@ -307,14 +307,14 @@ KINDS = {
 def test_cut_files(encode: Encode, kind: str, part: float, capfd: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), kind.split()[-1], **KINDS[kind])
-    assert isinstance(decode_picture(data), Picture)
+    assert isinstance(decode_image(data), Decoded)
     assert reason(data[: int(part * len(data))]).split(" (")[0] in ("truncated", "damaged")
     assert capfd.readouterr() == ("", "")
 
 
-def test_libraries_do_not_print(encode: Encode, picture: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_libraries_do_not_print(encode: Encode, photo: Any, capfd: pytest.CaptureFixture[str]) -> None:
     for compression in ("tiff_lzw", "tiff_adobe_deflate"):
-        data = encode(picture(200, 200), "TIFF", compression=compression)
+        data = encode(photo(200, 200), "TIFF", compression=compression)
         assert reason(data[:200] + b"\xff" * 300 + data[500:]).startswith("damaged (TIFF)")
     assert capfd.readouterr() == ("", "")
 
@@ -336,22 +336,22 @@ def test_end_marker_of_a_thumbnail_does_not_count(encode: Encode) -> None:
     body = encode(halves(RED, BLUE), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     data = body[:2] + segment + body[2:]
-    assert isinstance(decode_picture(data), Picture)
+    assert isinstance(decode_image(data), Decoded)
     assert reason(data[:-2]) == "truncated (JPEG)"
 
 
-def test_zeros_instead_of_the_second_half(encode: Encode, picture: Any) -> None:
+def test_zeros_instead_of_the_second_half(encode: Encode, photo: Any) -> None:
     # What an interrupted download into a preallocated file looks like.
     for kind in ("JPEG", "PNG"):
-        data = encode(picture(200, 200), kind)
+        data = encode(photo(200, 200), kind)
         assert reason(data[: len(data) // 2].ljust(len(data), b"\0")).split(" (")[0] in (
             "truncated",
             "damaged",
         )
 
 
-def test_flipped_bit_in_png(encode: Encode, picture: Any) -> None:
-    data = bytearray(encode(picture(64, 64), "PNG"))
+def test_flipped_bit_in_png(encode: Encode, photo: Any) -> None:
+    data = bytearray(encode(photo(64, 64), "PNG"))
     data[len(data) // 2] ^= 1
     assert reason(bytes(data)) == "damaged (PNG)"
 
@@ -389,7 +389,7 @@ def test_bomb_is_refused_without_allocating_it(encode: Encode, bomb: str) -> Non
 
 def test_pixel_limit_is_exact(encode: Encode) -> None:
     data = encode(halves(RED, BLUE), "PNG")
-    assert isinstance(decode_picture(data, max_pixels=512), Picture)
+    assert isinstance(decode_image(data, max_pixels=512), Decoded)
     assert reason(data, max_pixels=511) == "too many pixels (32 x 16, limit 511)"
 
 
@@ -403,13 +403,13 @@ def test_lab_is_refused(encode: Encode) -> None:
     assert reason(encode(Image.new("LAB", (4, 4)), "TIFF")) == "unsupported pixel type (LAB)"
 
 
-def test_nothing_raises_on_rubbish(encode: Encode, picture: Any) -> None:
+def test_nothing_raises_on_rubbish(encode: Encode, photo: Any) -> None:
     rng = np.random.default_rng(1)
     for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"):
-        data = np.frombuffer(encode(picture(20, 20), kind), np.uint8)
+        data = np.frombuffer(encode(photo(20, 20), kind), np.uint8)
         for _ in range(60):
             damaged = data.copy()
             damaged[rng.integers(0, len(data), 4)] = rng.integers(0, 256, 4)
-            outcome = decode_picture(damaged.tobytes(), max_pixels=1_000_000)
-            assert isinstance(outcome, Picture | Rejected)
-            assert "0x" not in str(outcome) or isinstance(outcome, Picture)  # no memory addresses
+            outcome = decode_image(damaged.tobytes(), max_pixels=1_000_000)
+            assert isinstance(outcome, Decoded | Rejected)
+            assert "0x" not in str(outcome) or isinstance(outcome, Decoded)  # no memory addresses

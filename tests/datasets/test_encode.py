@@ -1,4 +1,4 @@
-"""What is stored of a picture: geometry, encoding, and exact sums."""
+"""What is stored of an image: geometry, encoding, and exact sums."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_target_size(size: tuple[int, int], short_side: int, expected: tuple[int
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_large_pictures_become_jpeg(encode: Any, picture: Callable[..., Image.Image], kind: str) -> None:
-    image = picture(331, 213)
+def test_large_images_become_jpeg(encode: Any, photo: Callable[..., Image.Image], kind: str) -> None:
+    image = photo(331, 213)
     stored = store(encode(image, kind), short_side=50)
     assert (stored.extension, stored.width, stored.height, stored.encoded) == ("jpg", 78, 50, True)
     found = np.asarray(opened(stored)).astype(int)
@@ -66,18 +66,18 @@ def test_jpeg_keeps_full_colour_resolution(encode: Any) -> None:
     assert np.abs(found - stripes).mean() < 12  # 4:2:0 would mix red and blue: about 85
 
 
-def test_quality_is_used(encode: Any, picture: Callable[..., Image.Image]) -> None:
-    data = encode(picture(300, 300), "PNG")
+def test_quality_is_used(encode: Any, photo: Callable[..., Image.Image]) -> None:
+    data = encode(photo(300, 300), "PNG")
     assert len(store(data, short_side=100, quality=30).data) < len(store(data, short_side=100, quality=95).data)
 
 
 @pytest.mark.parametrize("short_side", [0, 80])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_pictures_that_need_no_change_keep_their_bytes(
-    encode: Any, picture: Callable[..., Image.Image], kind: str, short_side: int, mode: str
+def test_images_that_need_no_change_keep_their_bytes(
+    encode: Any, photo: Callable[..., Image.Image], kind: str, short_side: int, mode: str
 ) -> None:
-    data = encode(picture(100, 80).convert(mode), kind)
+    data = encode(photo(100, 80).convert(mode), kind)
     stored = store(data, short_side=short_side)
     assert stored.data == data
     assert not stored.encoded
@@ -98,46 +98,46 @@ def test_pictures_that_need_no_change_keep_their_bytes(
 )
 def test_native_size_without_loss_where_the_source_has_none(
     encode: Any,
-    picture: Callable[..., Image.Image],
+    photo: Callable[..., Image.Image],
     kind: str,
     mode: str,
     options: dict[str, Any],
     extension: str,
 ) -> None:
-    image = picture(40, 30).convert(mode)
+    image = photo(40, 30).convert(mode)
     stored = store(encode(image, kind, **options), short_side=0)
     assert (stored.extension, stored.width, stored.height) == (extension, 40, 30)
     if extension == "png":
         assert (np.asarray(opened(stored)) == np.asarray(image.convert("RGB"))).all()
 
 
-def test_rotated_jpeg_is_encoded_upright(encode: Any, picture: Callable[..., Image.Image]) -> None:
+def test_rotated_jpeg_is_encoded_upright(encode: Any, photo: Callable[..., Image.Image]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encode(picture(400, 200), "JPEG", exif=exif.tobytes())
+    data = encode(photo(400, 200), "JPEG", exif=exif.tobytes())
     for short_side, size in ((0, (200, 400)), (50, (50, 100)), (300, (200, 400))):
         stored = store(data, short_side=short_side)
         assert (stored.width, stored.height) == size
         assert dict(opened(stored).getexif()) == {}
 
 
-def test_metadata_is_not_written_along(encode: Any, picture: Callable[..., Image.Image]) -> None:
+def test_metadata_is_not_written_along(encode: Any, photo: Callable[..., Image.Image]) -> None:
     exif = Image.Exif()
     exif[0x010E] = "secret place"
     sources = [
-        encode(picture(60, 60), "JPEG", exif=exif.tobytes(), comment=b"secret"),
-        encode(picture(60, 60), "PNG", exif=exif.tobytes(), icc_profile=b"secret"),
-        encode(picture(60, 60), "TIFF", exif=exif.tobytes(), icc_profile=b"secret"),
+        encode(photo(60, 60), "JPEG", exif=exif.tobytes(), comment=b"secret"),
+        encode(photo(60, 60), "PNG", exif=exif.tobytes(), icc_profile=b"secret"),
+        encode(photo(60, 60), "TIFF", exif=exif.tobytes(), icc_profile=b"secret"),
     ]
     for data in sources:
         assert b"secret" in data
         assert b"secret" not in store(data, short_side=30).data
-    kept_as_png = store(encode(picture(9, 9).convert("RGBA"), "PNG", icc_profile=b"secret"))
+    kept_as_png = store(encode(photo(9, 9).convert("RGBA"), "PNG", icc_profile=b"secret"))
     assert opened(kept_as_png).info == {}
 
 
 @pytest.mark.parametrize("upright", [True, False])
-def test_long_pictures_are_cropped_at_the_centre(encode: Any, upright: bool) -> None:
+def test_long_images_are_cropped_at_the_centre(encode: Any, upright: bool) -> None:
     pixels = np.zeros((20, 200, 3), np.uint8)
     pixels[:, 60:140] = (0, 255, 0)  # the middle 80 of 200
     pixels = pixels.transpose(1, 0, 2) if upright else pixels
@@ -163,19 +163,17 @@ def test_arrays_are_stored_exactly(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "L"), ("JPEG", "RGB"), ("JPEG", "L")])
 @pytest.mark.parametrize("short_side", [0, 31])
 def test_sums_are_those_of_the_stored_pixels(
-    encode: Any, picture: Callable[..., Image.Image], kind: str, mode: str, short_side: int
+    encode: Any, photo: Callable[..., Image.Image], kind: str, mode: str, short_side: int
 ) -> None:
-    stored = store(encode(picture(70, 50).convert(mode), kind), short_side=short_side)
+    stored = store(encode(photo(70, 50).convert(mode), kind), short_side=short_side)
     pixels = np.asarray(opened(stored).convert("RGB")).astype(np.int64)
     assert list(stored.sums) == pixels.sum((0, 1)).tolist()
     assert list(stored.squares) == (pixels**2).sum((0, 1)).tolist()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_squared_error_is_that_of_the_encoding_alone(
-    encode: Any, picture: Callable[..., Image.Image], mode: str
-) -> None:
-    image = picture(300, 200).convert(mode)
+def test_squared_error_is_that_of_the_encoding_alone(encode: Any, photo: Callable[..., Image.Image], mode: str) -> None:
+    image = photo(300, 200).convert(mode)
     stored = store(encode(image, "PNG"), short_side=40, quality=50)
     resized = np.asarray(image.resize((60, 40), Image.Resampling.LANCZOS).convert("RGB")).astype(np.int64)
     error = resized - np.asarray(opened(stored).convert("RGB"))
@@ -184,8 +182,8 @@ def test_squared_error_is_that_of_the_encoding_alone(
         assert store(kept, short_side=0).squared_error == 0
 
 
-def test_source_bytes(encode: Any, picture: Callable[..., Image.Image], tmp_path: Path) -> None:
-    data = encode(picture(300, 200), "JPEG")
+def test_source_bytes(encode: Any, photo: Callable[..., Image.Image], tmp_path: Path) -> None:
+    data = encode(photo(300, 200), "JPEG")
     (tmp_path / "a").write_bytes(b"xyz" + data + b"x")
     part = FilePart(tmp_path / "a", 3, len(data))
     for payload in (data, part):
@@ -194,8 +192,8 @@ def test_source_bytes(encode: Any, picture: Callable[..., Image.Image], tmp_path
     assert store(np.zeros((7, 5, 3), np.uint8)).source_bytes == 105
 
 
-def test_paths_are_read(encode: Any, picture: Callable[..., Image.Image], tmp_path: Path) -> None:
-    data = encode(picture(30, 30), "PNG")
+def test_paths_are_read(encode: Any, photo: Callable[..., Image.Image], tmp_path: Path) -> None:
+    data = encode(photo(30, 30), "PNG")
     (tmp_path / "a").write_bytes(data)
     assert store(tmp_path / "a").data == data
     assert store_item(Item("x", tmp_path / "absent"), Recipe()) == Rejected("unreadable", "No such file or directory")
@@ -204,10 +202,10 @@ def test_paths_are_read(encode: Any, picture: Callable[..., Image.Image], tmp_pa
 
 
 def test_huge_files_are_not_read(
-    encode: Any, picture: Callable[..., Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encode: Any, photo: Callable[..., Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "film").write_bytes(b"no picture")
-    (tmp_path / "huge").write_bytes(encode(picture(30, 30), "PNG"))
+    (tmp_path / "film").write_bytes(b"no image")
+    (tmp_path / "huge").write_bytes(encode(photo(30, 30), "PNG"))
     for name, size in (("film", 1 << 40), ("huge", 1 << 31)):
         with open(tmp_path / name, "r+b") as file:
             file.truncate(size)  # sparse: takes no space
@@ -218,13 +216,13 @@ def test_huge_files_are_not_read(
 
 
 def test_out_of_memory_is_a_rejection(
-    encode: Any, picture: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch
+    encode: Any, photo: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> Stored:
         raise MemoryError
 
-    monkeypatch.setattr(encode_module, "_store_picture", full)
-    assert store_item(Item("x", encode(picture(9, 9), "PNG")), Recipe()) == Rejected("too large for memory")
+    monkeypatch.setattr(encode_module, "_store_decoded", full)
+    assert store_item(Item("x", encode(photo(9, 9), "PNG")), Recipe()) == Rejected("too large for memory")
 
 
 def test_a_rejection_passes_through() -> None:

@@ -16,8 +16,8 @@ from tcc_fast.datasets.reader import Checks, LabelMode, Rejected
 
 
 @pytest.fixture
-def png(encode: Any, picture: Any) -> bytes:
-    data: bytes = encode(picture(6, 5), "PNG")
+def png(encode: Any, photo: Any) -> bytes:
+    data: bytes = encode(photo(6, 5), "PNG")
     return data
 
 
@@ -43,8 +43,8 @@ def test_order_is_by_path_whatever_the_order_of_creation(tmp_path: Path, png: by
 def test_classes_from_sub_folders(tmp_path: Path, png: bytes) -> None:
     for name in ("dog/1.png", "dog/x/y/2.png", "cat/3.png", "Zebra/4.png"):
         put(tmp_path / name, png)
-    put(tmp_path / "readme.txt", b"no picture")
-    put(tmp_path / "documents/readme.txt", b"no picture")
+    put(tmp_path / "readme.txt", b"no image")
+    put(tmp_path / "documents/readme.txt", b"no image")
     (tmp_path / "empty").mkdir()
     reader = open_reader(tmp_path, "auto", Checks())
     assert reader.class_names == ("Zebra", "cat", "dog")
@@ -61,7 +61,7 @@ def test_classes_from_sub_folders(tmp_path: Path, png: bytes) -> None:
         (["a/1", "b/2"], "folders", ("a", "b"), "2 classes"),
         (["a/1", "b/2"], "none", None, "as asked"),
         (["a/1", "b/2", "3"], "auto", None, "'3' lies in no sub-folder"),
-        (["a/1", "a/b/2"], "auto", None, "only 'a' holds pictures"),
+        (["a/1", "a/b/2"], "auto", None, "only 'a' holds images"),
         (["a/1", "a/b/2"], "folders", ("a",), "1 classes"),
         (["1"], "auto", None, "'1' lies in no sub-folder"),
     ],
@@ -81,7 +81,7 @@ def test_label_modes(
     assert note in reader.notes[0]
 
 
-def test_loose_picture_contradicts_labels_from_folders(tmp_path: Path, png: bytes) -> None:
+def test_loose_image_contradicts_labels_from_folders(tmp_path: Path, png: bytes) -> None:
     put(tmp_path / "a/1", png)
     put(tmp_path / "loose", png)
     with pytest.raises(ValueError, match=r"'loose' lies directly in .*; move it"):
@@ -221,7 +221,7 @@ def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
         open_reader(tmp_path / "file", "auto", Checks())
     (tmp_path / "e/f").mkdir(parents=True)
     (tmp_path / "e/.hidden").touch()
-    with pytest.raises(ValueError, match=r"e: no picture found.*1 hidden.*JPEG, PNG, WebP, BMP, GIF, TIFF"):
+    with pytest.raises(ValueError, match=r"e: no image found.*1 hidden.*JPEG, PNG, WebP, BMP, GIF, TIFF"):
         list(open_reader(tmp_path / "e", "auto", Checks()))
 
 

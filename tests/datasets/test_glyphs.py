@@ -1,4 +1,4 @@
-"""Pictures of letters, from the fonts inside the matplotlib wheel and from damaged copies of them."""
+"""Images of letters, from the fonts inside the matplotlib wheel and from damaged copies of them."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def test_ten_letters_of_each_face_with_their_labels(tmp_path: Path, fonts: Path)
 def test_letters_fill_their_box_and_are_centred(fonts: Path) -> None:
     faces, _ = look_for(fonts)
     for face in faces:
-        for picture in face.pictures:
-            left, top, right, bottom = Image.fromarray(picture).getbbox() or (0, 0, 0, 0)
+        for image in face.images:
+            left, top, right, bottom = Image.fromarray(image).getbbox() or (0, 0, 0, 0)
             assert max(right - left, bottom - top) == 28
             assert abs(left - (32 - right)) <= 1
             assert abs(top - (32 - bottom)) <= 1
-            assert picture[0, 0] == 0
-            assert picture.max() == 255
-    sans = dict(zip(LETTERS, faces[0].pictures, strict=True))
+            assert image[0, 0] == 0
+            assert image.max() == 255
+    sans = dict(zip(LETTERS, faces[0].images, strict=True))
     # Strokes where the letters have them: the stem of E is left, that of J right, and I is hardly anything else.
     assert sans["E"][:, :16].sum() > 1.5 * sans["E"][:, 16:].sum()
     assert sans["J"][:, 16:].sum() > 1.5 * sans["J"][:, :16].sum()
@@ -146,13 +146,13 @@ def test_the_manifest_says_which_fonts_were_used(tmp_path: Path, fonts: Path) ->
 
 
 def test_too_few_fonts_are_an_error_that_says_what_to_install(tmp_path: Path, fonts: Path) -> None:
-    with pytest.raises(ValueError, match="5,000 pictures, but the 2 usable font faces in .*fonts make 20; ") as caught:
+    with pytest.raises(ValueError, match="5,000 images, but the 2 usable font faces in .*fonts make 20; ") as caught:
         convert("glyphs", tmp_path / "out", fonts, progress=False)
     assert "apt-get install --no-install-recommends $(python -m tcc_fast.datasets.glyph_packages)" in str(caught.value)
     assert "--allow-incomplete" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    assert "fewer than 5,000 pictures" in pack(tmp_path, fonts).summary()
+    assert "fewer than 5,000 images" in pack(tmp_path, fonts).summary()
 
 
 def test_no_font_at_all_is_an_error_in_any_case(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_default_source_is_the_system(fonts: Path, monkeypatch: pytest.Monke
         ({"md5": True}, "--md5 are for the paper's"),
         ({"labels": "folders"}, "glyphs has labels of its own"),
         ({"short_side": 16}, "leave --short-side out"),
-        ({"formats": "files"}, "for a folder of pictures"),
+        ({"formats": "files"}, "for a folder of images"),
     ],
 )
 def test_options_that_mean_nothing_here(tmp_path: Path, fonts: Path, options: dict[str, Any], message: str) -> None:
@@ -249,9 +249,9 @@ def test_symbols_in_the_places_of_letters_have_no_unicode() -> None:
 
 
 def flat(family: str, level: int) -> Face:
-    pictures = np.zeros((10, 32, 32), dtype=np.uint8)
-    pictures[:, 10] = level
-    return Face(family, f"{level}", "", f"{level:064x}", 0, pictures)
+    images = np.zeros((10, 32, 32), dtype=np.uint8)
+    images[:, 10] = level
+    return Face(family, f"{level}", "", f"{level:064x}", 0, images)
 
 
 def test_at_most_four_faces_of_a_family_that_differ_most() -> None:

@@ -67,7 +67,7 @@ FORMS = (official_tar, beside, tars, tree, parent, kaggle)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_form_gives_the_same_pictures_labels_and_order(tmp_path: Path, name: str, content: Content) -> None:
+def test_every_form_gives_the_same_images_labels_and_order(tmp_path: Path, name: str, content: Content) -> None:
     made = photos(name)
     synsets = sorted(MODULES[name].SYNSETS)
     packed = []
@@ -105,9 +105,7 @@ def test_the_synsets_are_those_of_the_field() -> None:
         assert module.OFFICIAL.per_class["train"] * len(module.SYNSETS) == total
 
 
-def test_pictures_are_reduced_by_default_and_the_same_for_any_number_of_workers(
-    tmp_path: Path, content: Content
-) -> None:
+def test_images_are_reduced_by_default_and_the_same_for_any_number_of_workers(tmp_path: Path, content: Content) -> None:
     src = official_tar(photos("imagenet10"), tmp_path)
     one, two = (
         convert("imagenet10", tmp_path / str(workers), src, workers=workers, allow_incomplete=True)
@@ -120,17 +118,17 @@ def test_pictures_are_reduced_by_default_and_the_same_for_any_number_of_workers(
 
 def test_the_one_png_that_is_called_jpeg_is_read(tmp_path: Path) -> None:
     made = photos("imagenet-dogs")
-    picture = smooth(150, 130)
-    made["n02105855"]["n02105855_2933.JPEG"] = encoded(picture, "PNG")
+    image = smooth(150, 130)
+    made["n02105855"]["n02105855_2933.JPEG"] = encoded(image, "PNG")
     src = official_tar(made, tmp_path)
     report = convert("imagenet-dogs", tmp_path / "out", src, workers=1, short_side=0, allow_incomplete=True)
     dataset = open_dataset(report.path)
     index = dataset.sources().index("n02105855/n02105855_2933.JPEG")
-    assert (dataset.decode(index) == np.asarray(picture)).all()
+    assert (dataset.decode(index) == np.asarray(image)).all()
     assert report.num_rejected == 0
 
 
-def test_a_whole_set_passes_and_one_picture_less_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_set_passes_and_one_image_less_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(imagenet10.OFFICIAL.per_class, "train", 3)  # type: ignore[arg-type]
     made = photos("imagenet10")
     report = convert("imagenet10", tmp_path / "out", tree(made, tmp_path / "raw"), workers=1)
@@ -149,7 +147,7 @@ def test_a_whole_set_passes_and_one_picture_less_does_not(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("damage", "reason"), [(lambda data: data[:600], "truncated"), (lambda data: b"no" + data, "not an image")]
 )
-def test_a_damaged_picture_fails_a_whole_set_but_not_an_incomplete_one(
+def test_a_damaged_image_fails_a_whole_set_but_not_an_incomplete_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes], reason: str
 ) -> None:
     monkeypatch.setitem(imagenet10.OFFICIAL.per_class, "train", 3)  # type: ignore[arg-type]
@@ -162,7 +160,7 @@ def test_a_damaged_picture_fails_a_whole_set_but_not_an_incomplete_one(
     report = convert("imagenet10", tmp_path / "out", src, workers=1, allow_incomplete=True)
     assert (report.num_images, report.rejected) == (29, {reason: 1})
     source = report.manifest.source
-    assert (source["complete"], source["deviations"]) == (False, ["1 pictures rejected"])
+    assert (source["complete"], source["deviations"]) == (False, ["1 images rejected"])
     assert report.manifest.splits["train"] == (0, 29)
 
 
@@ -181,7 +179,7 @@ def test_md5_of_a_large_tar_is_read_only_when_asked_for(
     assert "MD5 of ILSVRC2012_img_train.tar: 0 MB done" in capsys.readouterr().err
 
 
-def test_pictures_are_read_from_the_tar_by_the_workers(tmp_path: Path) -> None:
+def test_images_are_read_from_the_tar_by_the_workers(tmp_path: Path) -> None:
     src = official_tar(photos("imagenet10"), tmp_path)
     items = list(reader.open_reader("imagenet10", src, "auto", Checks(allow_incomplete=True)))
     assert {type(item.payload) for item in items} == {reader.FilePart}
@@ -295,7 +293,7 @@ WRONG = {
     stanford_dogs_folder: "'Images/n02085620-Chihuahua': that is the Stanford Dogs archive",
     stanford_dogs_classes: "'n02085620-Chihuahua': that is the Stanford Dogs archive",
     validation: r"'ILSVRC2012_val_00000001\.JPEG': those are the validation or test images",
-    devkit: "that is the development kit, without pictures",
+    devkit: "that is the development kit, without images",
     downsampled: "that is a downsampled ImageNet",
     tiny_zip: "that is Tiny-ImageNet, 64 pixels wide",
     tiny_folder: "/images': that is Tiny-ImageNet, 64 pixels wide",
@@ -303,7 +301,7 @@ WRONG = {
     compressed: "is compressed, .* run gunzip on it first",
     other_synsets: "'train/n01440764': but needed are the synsets n0.*n0",
     missing_synsets: r"is not the whole ImageNet-\w+: 2 of 1[05] classes are missing: n02[^,]*, n02[^,;]*; train: ",
-    one_class: r"all 3 pictures have the same label \('n02\d{6} [\w ]+'\)",
+    one_class: r"all 3 images have the same label \('n02\d{6} [\w ]+'\)",
     too_few: r"is not the whole ImageNet-\w+: train: (30 of 13000|45 of 19500) images",
     damaged_header: r"ILSVRC2012_img_train\.tar: is damaged \(no header at byte \d+\)",
 }

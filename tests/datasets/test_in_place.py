@@ -1,4 +1,4 @@
-"""`--formats files`: the pictures of a plain folder stay where they are, and only an index of them is made."""
+"""`--formats files`: the images of a plain folder stay where they are, and only an index of them is made."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tcc_fast.pipelines import open_pipeline
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Seven pictures in two classes, one with a name that is no utf-8, one CMYK, one rotated."""
+    """Seven images in two classes, one with a name that is no utf-8, one CMYK, one rotated."""
     rng = np.random.default_rng(0)
     for number in range(7):
         folder = tmp_path / "raw" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(rng.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8))
-        picture.save(folder / f"{number}.{('jpg', 'png')[number == 3]}", quality=90)
+        image = Image.fromarray(rng.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8))
+        image.save(folder / f"{number}.{('jpg', 'png')[number == 3]}", quality=90)
     (tmp_path / "raw" / "cat" / "0.jpg").rename(tmp_path / "raw" / "cat" / "\udcff.jpg")
     Image.new("CMYK", (20, 20)).save(tmp_path / "raw" / "dog" / "cmyk.jpg")
     turned = Image.Exif()
@@ -36,7 +36,7 @@ def raw(tmp_path: Path) -> Path:
 def dataset(raw: Path, tmp_path: Path) -> Dataset:
     report = convert("folder", tmp_path / "packed", raw, formats="files", workers=1, progress=False)
     assert report.rejected == {"needs conversion": 2}
-    assert f"the pictures stay in {raw}" in report.summary()
+    assert f"the images stay in {raw}" in report.summary()
     return open_dataset(tmp_path / "packed")
 
 
@@ -44,15 +44,15 @@ def originals(raw: Path) -> list[Path]:
     return sorted((path for path in raw.glob("*/*") if path.stem not in ("cmyk", "turned")), key=lambda p: bytes(p))
 
 
-def test_nothing_is_copied_and_every_picture_is_read_where_it_lies(dataset: Dataset, raw: Path) -> None:
+def test_nothing_is_copied_and_every_image_is_read_where_it_lies(dataset: Dataset, raw: Path) -> None:
     assert {path.suffix for path in dataset.path.iterdir()} == {".csv", ".json"}
     assert len(dataset) == 7
     for one in (dataset, pickle.loads(pickle.dumps(dataset))):
         for index, path in enumerate(originals(raw)):
             assert one.read(index) == path.read_bytes()
-            with Image.open(path) as picture:
-                assert (one.decode(index) == np.asarray(picture)).all()
-                assert tuple(one.sizes()[index]) == picture.size[::-1]
+            with Image.open(path) as image:
+                assert (one.decode(index) == np.asarray(image)).all()
+                assert tuple(one.sizes()[index]) == image.size[::-1]
     labels = dataset.labels()
     assert labels is not None
     assert labels.tolist() == [path.parent.name == "dog" for path in originals(raw)]
@@ -73,7 +73,7 @@ def test_pipelines_read_a_plain_folder(dataset: Dataset, backend: str) -> None:
     pipeline.close()
 
 
-def test_a_picture_that_has_changed_or_gone_is_refused_by_name(dataset: Dataset, raw: Path) -> None:
+def test_an_image_that_has_changed_or_gone_is_refused_by_name(dataset: Dataset, raw: Path) -> None:
     changed, gone = originals(raw)[1], originals(raw)[2]
     changed.write_bytes(changed.read_bytes() + b"more")
     gone.unlink()
@@ -85,7 +85,7 @@ def test_a_picture_that_has_changed_or_gone_is_refused_by_name(dataset: Dataset,
 
 def test_a_folder_that_has_moved_is_named(dataset: Dataset, raw: Path) -> None:
     raw.rename(raw.with_name("elsewhere"))
-    with pytest.raises(ValueError, match=r"raw: is not there, but holds the pictures of"):
+    with pytest.raises(ValueError, match=r"raw: is not there, but holds the images of"):
         open_dataset(dataset.path)
 
 
@@ -94,7 +94,7 @@ def test_a_folder_that_has_moved_is_named(dataset: Dataset, raw: Path) -> None:
     [
         ("folder", {"formats": "tar,files"}, "goes with no other format"),
         ("folder", {"formats": "files", "short_side": 64}, "leave --short-side out"),
-        ("digits", {"formats": "files"}, "is for a folder of pictures"),
+        ("digits", {"formats": "files"}, "is for a folder of images"),
     ],
 )
 def test_what_does_not_go_together_is_said(

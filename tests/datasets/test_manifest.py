@@ -44,8 +44,10 @@ def test_reads_back(manifest: Manifest) -> None:
 def test_labels_and_shards() -> None:
     assert not MANIFEST.has_labels
     assert (MANIFEST.indexes, MANIFEST.beton) == ([], None)
-    more = replace(MANIFEST, files={**MANIFEST.files, "shard-00000.idx": ENTRY, "pictures.beton": ENTRY})
-    assert (more.shards, more.indexes, more.beton) == (["shard-00000.tar"], ["shard-00000.idx"], "pictures.beton")
+    more = replace(MANIFEST, files={**MANIFEST.files, "shard-00000.idx": ENTRY, "images.beton": ENTRY})
+    assert (more.shards, more.indexes, more.beton) == (["shard-00000.tar"], ["shard-00000.idx"], "images.beton")
+    older = replace(MANIFEST, files={**MANIFEST.files, "pictures.beton": ENTRY})
+    assert older.beton == "pictures.beton"
     assert MANIFEST.shards == ["shard-00000.tar"]
     assert MANIFEST.num_bytes == 30
 
@@ -103,7 +105,7 @@ def test_missing_folder_and_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("short_side", "image_size", "advised"), [(112, 224, 258), (112, 96, None), (0, 224, None)])
-def test_views_larger_than_what_pictures_were_shrunk_to_are_advised_against(
+def test_views_larger_than_what_images_were_shrunk_to_are_advised_against(
     short_side: int, image_size: int, advised: int | None
 ) -> None:
     advice = Geometry(short_side, "jpeg", 95, None).size_advice(image_size)

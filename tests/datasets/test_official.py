@@ -97,7 +97,7 @@ def test_what_is_in_the_usual_places_is_checked_too(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("name", PAPER_SETS)
 def test_from_the_official_archive_to_a_batch(name: str, tmp_path: Path) -> None:
-    """Trained on with its own config, made small: the pictures of a batch are those of the index it gives."""
+    """Trained on with its own config, made small: the images of a batch are those of the index it gives."""
     src = OFFICIAL[name](tmp_path)
     report = convert(name, tmp_path / "out", src, workers=1, allow_incomplete=True)
     assert report.manifest.name == name
@@ -173,12 +173,12 @@ def test_the_command_line_takes_the_options(tmp_path: Path) -> None:
 def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
     from tcc_fast.datasets.encode import MAX_FILE_BYTES, Recipe, Stored, store_item
 
-    picture = next(iter(photos_of(["n1"])["n1"].values()))
+    image = next(iter(photos_of(["n1"])["n1"].values()))
     path = tmp_path / "big"
-    path.write_bytes(b"x" * 1000 + picture + b"x" * 1000)
-    stored = store_item(Item("a", FilePart(path, 1000, len(picture))), Recipe())
+    path.write_bytes(b"x" * 1000 + image + b"x" * 1000)
+    stored = store_item(Item("a", FilePart(path, 1000, len(image))), Recipe())
     assert isinstance(stored, Stored)
-    assert stored.data == picture
+    assert stored.data == image
     end = path.stat().st_size
     cases = {
         FilePart(path, end - 10, 20): "truncated (archive)",
@@ -204,7 +204,7 @@ print(report.num_images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - be
 
 
 def large_imagenet(raw: Path) -> Path:
-    """100 MiB: synsets of 8 MiB that are not wanted, and wanted ones that hold 6 MiB beside the pictures."""
+    """100 MiB: synsets of 8 MiB that are not wanted, and wanted ones that hold 6 MiB beside the images."""
     photos = photos_of(imagenet10.SYNSETS, 2)
     path = raw / "ILSVRC2012_img_train.tar"
     tars = {f"n0{i}000000.tar": bytes(8 << 20) for i in range(1, 6)}
@@ -214,7 +214,7 @@ def large_imagenet(raw: Path) -> Path:
 
 
 def large_stl10(raw: Path) -> Path:
-    """100 MiB of pictures without label."""
+    """100 MiB of images without label."""
     return write_tar_gz(raw / "stl10_binary.tar.gz", Stl10(unlabelled=3792).files())
 
 

@@ -17,7 +17,7 @@ Content = Callable[[Path], dict[str, bytes]]
 
 
 @pytest.mark.parametrize("form", ["archive", "beside", "folder", "parent"])
-def test_every_form_gives_pictures_labels_and_order(tmp_path: Path, form: str) -> None:
+def test_every_form_gives_images_labels_and_order(tmp_path: Path, form: str) -> None:
     made, raw = Stl10(), tmp_path / "raw"
     raw.mkdir()
     src = raw
@@ -42,10 +42,10 @@ def test_every_form_gives_pictures_labels_and_order(tmp_path: Path, form: str) -
 
 def test_the_file_is_column_by_column() -> None:
     made = Stl10()
-    picture = made.images["train"][0]
+    image = made.images["train"][0]
     data = made.files()["stl10_binary/train_X.bin"]
-    assert data[:96] == picture[:, 0, 0].tobytes()  # the first column of red, downwards
-    assert data[96 * 96] == picture[0, 0, 1]
+    assert data[:96] == image[:, 0, 0].tobytes()  # the first column of red, downwards
+    assert data[96 * 96] == image[0, 0, 1]
 
 
 def test_same_bytes_for_any_number_of_workers(tmp_path: Path, content: Content) -> None:
@@ -79,7 +79,7 @@ def matlab(made: Stl10, raw: Path) -> Path:
     return write_tar_gz(raw / "stl10_matlab.tar.gz", {"stl10_matlab/train.mat": b"MATLAB"})
 
 
-def as_pictures(made: Stl10, raw: Path) -> Path:
+def as_images(made: Stl10, raw: Path) -> Path:
     return write_folder(raw, {"train_images/1.png": b"", "test_images/2.png": b""})
 
 
@@ -92,7 +92,7 @@ def labels_short(made: Stl10, raw: Path) -> Path:
     return write_folder(raw, files | {"stl10_binary/test_y.bin": files["stl10_binary/test_y.bin"][:-1]})
 
 
-def pictures_short(made: Stl10, raw: Path) -> Path:
+def images_short(made: Stl10, raw: Path) -> Path:
     files = made.files()
     return write_folder(raw, files | {"stl10_binary/train_X.bin": files["stl10_binary/train_X.bin"][:-5]})
 
@@ -119,12 +119,12 @@ WRONG = {
     absent: r"stl10: no such file or folder; fetch stl10_binary\.tar\.gz.*https://cs\.stanford\.edu/~acoates/stl10",
     half: r"stl10_binary\.tar\.gz: ends too early, so it is a half download: \d+ bytes instead of 2640397119",
     matlab: "'stl10_matlab/train.mat': that is the MATLAB version; take the binary version",
-    as_pictures: r"'test_images/2\.png': that is a copy as picture files",
+    as_images: r"'test_images/2\.png': that is a copy as image files",
     one_file_missing: r"test_y\.bin is missing; fetch stl10_binary",
-    labels_short: r"test_X\.bin: has 829440 bytes, which are 30 pictures, but test_y\.bin has 29 labels",
-    pictures_short: r"train_X\.bin: has \d+ bytes, which are 19\.99\d+ pictures, but train_y\.bin has 20 labels",
-    label_zero: r"train_y\.bin: picture 4 has the label 0, but STL-10 has 1 to 10",
-    one_label: r"all 50 pictures have the same label \('dog'\)",
+    labels_short: r"test_X\.bin: has 829440 bytes, which are 30 images, but test_y\.bin has 29 labels",
+    images_short: r"train_X\.bin: has \d+ bytes, which are 19\.99\d+ images, but train_y\.bin has 20 labels",
+    label_zero: r"train_y\.bin: image 4 has the label 0, but STL-10 has 1 to 10",
+    one_label: r"all 50 images have the same label \('dog'\)",
     too_few: "is not the whole STL-10: train: 20 of 5000 images; test: 30 of 8000 images",
     other_classes: "class_names.txt: lists other classes than STL-10",
 }

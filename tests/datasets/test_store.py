@@ -65,7 +65,7 @@ def test_no_such_index(packed: Path, index: int) -> None:
             read(index)
 
 
-def test_own_pictures_are_called_as_their_folder(tmp_path: Path, photos: Path, copy: Path) -> None:
+def test_own_images_are_called_as_their_folder(tmp_path: Path, photos: Path, copy: Path) -> None:
     convert("folder", tmp_path / "holi\udcffdays", photos, workers=1, progress=False)
     own = open_dataset(tmp_path / "holi\udcffdays")
     assert (own.title, own.manifest.name) == ("holi\\xffdays", "folder")
@@ -214,7 +214,7 @@ def test_damaged_tar_headers_are_found_without_verification(copy: Path) -> None:
 
 
 def test_an_image_that_cannot_be_decoded_is_named(copy: Path) -> None:
-    flip(copy / "shard-00000.tar", 512 + 20)  # in the header of the first picture
+    flip(copy / "shard-00000.tar", 512 + 20)  # in the header of the first image
     dataset = open_dataset(copy, verify=False)
     with pytest.raises(ValueError, match=r"shard-00000\.tar: image 0 \(from 'digits/00000'\): cannot be decoded"):
         dataset.decode(0)
@@ -223,11 +223,11 @@ def test_an_image_that_cannot_be_decoded_is_named(copy: Path) -> None:
 def test_a_shard_that_shrinks_later(copy: Path) -> None:
     dataset = open_dataset(copy)
     os.truncate(copy / "shard-00000.tar", 600)
-    with pytest.raises(ValueError, match=r"shard-00000\.tar: image 0 .* ends within the picture"):
+    with pytest.raises(ValueError, match=r"shard-00000\.tar: image 0 .* ends within the image"):
         dataset.read(0)
 
 
-def test_numbers_of_pictures_must_agree(copy: Path) -> None:
+def test_numbers_of_images_must_agree(copy: Path) -> None:
     text = (copy / "dataset.json").read_text()
     for wrong in (1796, 1798):
         (copy / "dataset.json").write_text(text.replace("1797", str(wrong)))

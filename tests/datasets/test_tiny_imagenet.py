@@ -17,11 +17,11 @@ Content = Callable[[Path], dict[str, bytes]]
 def whole(monkeypatch: pytest.MonkeyPatch, made: TinyImageNet) -> None:
     """Make a small set count as the whole one."""
     monkeypatch.setattr(tiny_imagenet, "CLASSES", len(made.synsets))
-    each = len(made.pictures) // len(made.synsets)
+    each = len(made.images) // len(made.synsets)
     monkeypatch.setitem(tiny_imagenet.OFFICIAL.per_class, "train", each)  # type: ignore[arg-type]
 
 
-def test_zip_and_folder_give_the_same_pictures_labels_and_order(
+def test_zip_and_folder_give_the_same_images_labels_and_order(
     tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, raw = TinyImageNet(), tmp_path / "raw"
@@ -43,7 +43,7 @@ def test_zip_and_folder_give_the_same_pictures_labels_and_order(
     assert dataset.sources()[12:18] == [f"{synsets[1]}/{synsets[1]}_{i}.JPEG" for i in order]
     for index, source in enumerate(dataset.sources()):
         synset, _, file = source.partition("/")
-        original = made.pictures[f"train/{synset}/images/{file}"]
+        original = made.images[f"train/{synset}/images/{file}"]
         assert dataset.read(index) == original  # grey ones too
         assert (dataset.decode(index) == decode_jpeg(original)).all()
     assert reports[0].manifest.class_names == tuple(
@@ -97,7 +97,7 @@ def missing_synset(made: TinyImageNet, raw: Path) -> Path:
     return write_folder(raw, {name: data for name, data in made.files().items() if gone not in name})
 
 
-def one_picture_less(made: TinyImageNet, raw: Path) -> Path:
+def one_image_less(made: TinyImageNet, raw: Path) -> Path:
     return write_zip(raw / "t.zip", without(made.files(), [f"{made.synsets[0]}_11.JPEG"]))
 
 
@@ -131,8 +131,8 @@ WRONG = {
     full_size: r"'n01440764\.tar': those are the full-size ImageNet images",
     as_tar: "is a tar, but Tiny-ImageNet comes as a zip: unpack it",
     missing_synset: "1 of 5 classes are missing: n0144[0-9]{4} thing 2; train: 48 of 60 images",
-    one_picture_less: "train: 59 of 60 images; train: n0144[0-9]{4} thing 0 has 11 of 12",
-    one_class: "all 12 pictures have the same label",
+    one_image_less: "train: 59 of 60 images; train: n0144[0-9]{4} thing 0 has 11 of 12",
+    one_class: "all 12 images have the same label",
     short_list: r"wnids\.txt lists 2 of 5 synsets",
     flipped_bit: r"1 of 1 files were rejected where 0 may be \(damaged: 1\)",
 }

@@ -1,4 +1,4 @@
-"""Sums over pictures: the order in which they come cannot matter."""
+"""Sums over images: the order in which they come cannot matter."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WHITE = Stored(b"abc", "jpg", 2, 1, (510, 510, 510), (130_050,) * 3, encoded=Tru
 RED = Stored(b"abcd", "jpg", 1, 4, (1020, 0, 0), (260_100, 0, 0), encoded=True, squared_error=12)
 
 
-def total(*pictures: Stored) -> Totals:
+def total(*images: Stored) -> Totals:
     totals = Totals()
-    for picture in pictures:
-        totals.add(picture)
+    for image in images:
+        totals.add(image)
     return totals
 
 

@@ -34,7 +34,7 @@ def rows_of(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_table_has_every_picture_in_the_cluster_that_an_evaluation_counts(
+def test_the_table_has_every_image_in_the_cluster_that_an_evaluation_counts(
     run: Path, digits: Path, tmp_path: Path
 ) -> None:
     sizes = write_clusters(run, tmp_path / "clusters.csv", features=tmp_path / "features.safetensors")
@@ -57,11 +57,11 @@ def thumbnail(sheet: Image.Image, place: int) -> np.ndarray:
 
 
 def as_thumbnail(dataset: Dataset, index: int) -> np.ndarray:
-    picture = Image.fromarray(dataset.decode(index))
-    return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC))
+    image = Image.fromarray(dataset.decode(index))
+    return np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC))
 
 
-def test_every_cluster_with_pictures_has_a_sheet_from_its_surest_to_its_most_doubtful(
+def test_every_cluster_with_images_has_a_sheet_from_its_surest_to_its_most_doubtful(
     digits: Path, tmp_path: Path
 ) -> None:
     settings = [*TINY, "train.epochs=1", "start.method=none", "model.num_clusters=12"]
@@ -82,7 +82,7 @@ def test_every_cluster_with_pictures_has_a_sheet_from_its_surest_to_its_most_dou
         assert np.array_equal(thumbnail(sheet, place), as_thumbnail(dataset, int(members[picked])))
 
 
-def test_a_sheet_spreads_over_all_pictures_and_is_no_larger_than_they_need(digits: Path) -> None:
+def test_a_sheet_spreads_over_all_images_and_is_no_larger_than_they_need(digits: Path) -> None:
     dataset = open_dataset(digits)
     step = THUMBNAIL + GAP
     sheet = contact_sheet(dataset, list(range(1000)))
@@ -93,7 +93,7 @@ def test_a_sheet_spreads_over_all_pictures_and_is_no_larger_than_they_need(digit
     assert contact_sheet(dataset, [7]).size == (10 * step + GAP, step + GAP)
 
 
-def test_a_picture_that_cannot_be_decoded_is_in_no_cluster(
+def test_an_image_that_cannot_be_decoded_is_in_no_cluster(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = Dataset.decode
@@ -112,14 +112,14 @@ def test_a_picture_that_cannot_be_decoded_is_in_no_cluster(
     assert sum(sizes) == 1796
 
 
-def test_a_split_that_begins_later_names_its_own_pictures(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+def test_a_split_that_begins_later_names_its_own_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
     for split in ("a", "b"):
-        (tmp_path / "pictures" / split).mkdir()
+        (tmp_path / "images" / split).mkdir()
         for shade in range(8):
-            picture = Image.new("RGB", (16, 16), (shade * 30, 0, 200 if split == "a" else 0))
-            picture.save(tmp_path / "pictures" / split / f"{shade}.png")
-    convert("folder", tmp_path / "set", tmp_path / "pictures", progress=False)
+            image = Image.new("RGB", (16, 16), (shade * 30, 0, 200 if split == "a" else 0))
+            image.save(tmp_path / "images" / split / f"{shade}.png")
+    convert("folder", tmp_path / "set", tmp_path / "images", progress=False)
     manifest = json.loads((tmp_path / "set" / "dataset.json").read_text())
     manifest["splits"]["second"] = [8, 16]
     (tmp_path / "set" / "dataset.json").write_text(json.dumps(manifest))
@@ -133,14 +133,14 @@ def test_a_split_that_begins_later_names_its_own_pictures(tmp_path: Path) -> Non
     assert all(np.asarray(Image.open(sheet))[GAP, GAP, 2] == 0 for sheet in sheets.iterdir())  # those of a are blue
 
 
-def test_pictures_that_were_not_trained_on_are_assigned_by_their_own_names(run: Path, tmp_path: Path) -> None:
+def test_images_that_were_not_trained_on_are_assigned_by_their_own_names(run: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     for shade in range(6):
         Image.new("RGB", (30, 20), (shade * 40,) * 3).save(tmp_path / "new" / f"größe {shade}.png")
     convert("folder", tmp_path / "set", tmp_path / "new", progress=False)
     command = ["assign", "--ckpt", str(run), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "new.csv")]
     printed = CliRunner().invoke(app, command, catch_exceptions=False).output
-    assert "6 pictures in" in printed
+    assert "6 images in" in printed
     assert [row["source"] for row in rows_of(tmp_path / "new.csv")] == [f"größe {shade}.png" for shade in range(6)]
 
 
@@ -152,7 +152,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(run: Path, tmp_pat
         CliRunner().invoke(app, [*command[:-1], str(tmp_path)], catch_exceptions=False)
 
 
-def test_pictures_of_the_users_own_stay_beside_the_sheets(run: Path, tmp_path: Path) -> None:
+def test_images_of_the_users_own_stay_beside_the_sheets(run: Path, tmp_path: Path) -> None:
     sheets = tmp_path / "sheets"
     sheets.mkdir()
     for name in ("cluster-mine.png", "cluster-99.png"):

@@ -71,14 +71,14 @@ def test_dead_clusters_are_counted_and_harm_nothing(run: Path, monkeypatch: pyte
 
 
 def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for shade in range(20):
-        Image.new("RGB", (24, 20), (shade * 12, 255 - shade * 12, 9)).save(pictures / f"{shade}.jpg")
-    convert("folder", tmp_path / "set", pictures, progress=False)
+        Image.new("RGB", (24, 20), (shade * 12, 255 - shade * 12, 9)).save(images / f"{shade}.jpg")
+    convert("folder", tmp_path / "set", images, progress=False)
     settings = [*TINY, "train.batch_size=8", "model.num_clusters=3", "start.method=none", "data.image_size=16"]
     train(load_config("folder", settings), tmp_path / "set", tmp_path / "run")
-    assert "set: 20 pictures into 3 clusters\n" in capsys.readouterr().out  # own pictures: as their folder
+    assert "set: 20 images into 3 clusters\n" in capsys.readouterr().out  # own images: as their folder
     result = evaluate(tmp_path / "run", baselines=("kmeans_features", "kmeans_pixels"))
     assert shown(result).startswith("set: 20 images")
     json = result.to_json()
@@ -92,11 +92,11 @@ def test_other_data_is_told_from_the_data_trained_on(run: Path, tmp_path: Path) 
     assert evaluate(run).same_data
     convert("digits", tmp_path / "again", progress=False)
     assert evaluate(run, tmp_path / "again").same_data  # the same bytes elsewhere are the same data
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for shade in range(20):
-        Image.new("RGB", (24, 20), (shade * 12, 0, 9)).save(pictures / f"{shade}.png")
-    convert("folder", tmp_path / "set", pictures, progress=False)
+        Image.new("RGB", (24, 20), (shade * 12, 0, 9)).save(images / f"{shade}.png")
+    convert("folder", tmp_path / "set", images, progress=False)
     assert not evaluate(run, tmp_path / "set", baselines=()).same_data
 
 
@@ -194,8 +194,8 @@ def test_a_split_is_scored_by_its_own_labels_and_a_k_means_is_of_what_it_says(
     assert found.scores != score(labels[:200], predictions)
 
 
-def test_other_pictures_are_normalised_as_those_trained_on(run: Path, tmp_path: Path) -> None:
-    """By the mean and the deviation of the set trained on: by their own, dark pictures would look like bright ones."""
+def test_other_images_are_normalised_as_those_trained_on(run: Path, tmp_path: Path) -> None:
+    """By the mean and the deviation of the set trained on: by their own, dark images would look like bright ones."""
     (tmp_path / "dark").mkdir()
     for number in range(12):
         Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(tmp_path / "dark" / f"{number:02}.png")
@@ -208,7 +208,7 @@ def test_other_pictures_are_normalised_as_those_trained_on(run: Path, tmp_path: 
 
 
 def test_a_linear_probe_is_scored_on_what_it_has_not_seen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of noise: in sample, as many dimensions as pictures would do."""
+    """Features of noise: in sample, as many dimensions as images would do."""
     noise = torch.randn(1797, 900, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(Trained, "embed", lambda self, *_: (noise, torch.full((1797, 13), 1 / 13)))
     found = evaluate(run, baselines=(), linear_probe=True).linear_probe

@@ -26,7 +26,7 @@ def at_angles(degrees: list[float]) -> Tensor:
 
 
 def test_of_two_pairs() -> None:
-    """Each picture is 1 - cos 10° from its partner, and on average 1 - (cos 80° + 2 cos 90° + cos 100°) / 4 = 1 from
+    """Each image is 1 - cos 10° from its partner, and on average 1 - (cos 80° + 2 cos 90° + cos 100°) / 4 = 1 from
     the others."""
     features = at_angles([0, 10, 90, 100])
     assignment = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.0, 1.0]])
@@ -45,7 +45,7 @@ def test_of_a_single_cluster_there_is_no_silhouette_and_no_balance() -> None:
     assert found["balance"] == 0
 
 
-def test_of_many_pictures_some_from_everywhere_are_compared() -> None:
+def test_of_many_images_some_from_everywhere_are_compared() -> None:
     """Clusters are right for the first half and mixed in the second: the sample must see both, and both classes."""
     count = 4 * SILHOUETTE_IMAGES
     place = torch.arange(count)
@@ -56,7 +56,7 @@ def test_of_many_pictures_some_from_everywhere_are_compared() -> None:
 
 
 class Views:
-    """Two batches of pictures whose mean brightness decides the cluster."""
+    """Two batches of images whose mean brightness decides the cluster."""
 
     batches_per_epoch = 2
 
@@ -74,7 +74,7 @@ def test_views_that_get_the_same_cluster_are_counted() -> None:
     modes: list[bool] = []
     model.encoder.register_forward_hook(lambda module, *_: modes.append(module.training))
     assert view_agreement(model.train(), Views()) == 6 / 8  # type: ignore[arg-type]
-    assert modes == [False] * 4  # else each picture's cluster would depend on its batch
+    assert modes == [False] * 4  # else each image's cluster would depend on its batch
     assert model.training
 
 

@@ -213,8 +213,8 @@ def test_a_queue_that_holds_the_whole_data_set_is_advised_against(num_images):
     assert queue_advice(length, num_images) is None
 
 
-def test_the_advice_says_how_often_pictures_meet_themselves():
-    assert "4,096, but there are 199 pictures: Q holds each of them about 21 times" in queue_advice(4096, 199)
+def test_the_advice_says_how_often_images_meet_themselves():
+    assert "4,096, but there are 199 images: Q holds each of them about 21 times" in queue_advice(4096, 199)
     assert "Q holds most of them" in queue_advice(130, 199)
     assert suggested(queue_advice(4096, 199)) == 64
     assert queue_advice(100, 199) is None

@@ -85,7 +85,7 @@ def test_spectral_clusters_may_be_chains() -> None:
 def test_where_the_graph_has_too_few_clusters_a_k_means_starts_them() -> None:
     """A run that has come so far is not lost."""
     alike = torch.ones(2, 4)
-    told = pytest.warns(RuntimeWarning, match="into 1 clusters only, where many pictures are alike")
+    told = pytest.warns(RuntimeWarning, match="into 1 clusters only, where many images are alike")
     with pytest.warns(ConvergenceWarning), told:
         found = spectral_centres(alike, 2, 1, 0)
     with pytest.warns(ConvergenceWarning):

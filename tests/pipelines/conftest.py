@@ -1,4 +1,4 @@
-"""Small packed data sets of photo-like pictures, and pipelines that are closed after the test."""
+"""Small packed data sets of photo-like images, and pipelines that are closed after the test."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def photo(width: int, height: int, seed: int) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """46 pictures of unequal shape, in two classes, stored with a short side of at most 48 pixels."""
+    """46 images of unequal shape, in two classes, stored with a short side of at most 48 pixels."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for index in range(NUM_PHOTOS):
@@ -75,7 +75,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 pictures of 40 × 56 pixels (height × width), without classes."""
+    """24 images of 40 × 56 pixels (height × width), without classes."""
     root = tmp_path_factory.mktemp("frames")
     (root / "raw").mkdir()
     for index in range(24):
@@ -140,7 +140,7 @@ def _pipeline() -> Iterator[Open]:
 
 @pytest.fixture(name="damaged")
 def _damaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
-    """`damaged(folder, {image: content}, files)`: a copy that has other bytes in place of some pictures."""
+    """`damaged(folder, {image: content}, files)`: a copy that has other bytes in place of some images."""
 
     def make(folder: Path, contents: dict[int, bytes], files: str = "tar,beton") -> Dataset:
         copy = tmp_path_factory.mktemp("damaged") / "packed"
@@ -170,7 +170,7 @@ def overwrite(path: Path, at: int, length: int, content: bytes) -> None:
 
 
 def beton_rows(path: Path) -> np.ndarray[Any, Any]:
-    """Number, place and length in bytes of every picture of a beton."""
+    """Number, place and length in bytes of every image of a beton."""
     rows = import_ffcv().reader.Reader(str(path)).alloc_table
     assert (rows["sample_id"] == np.arange(len(rows))).all()
     return rows

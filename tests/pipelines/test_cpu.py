@@ -72,10 +72,10 @@ ALONE: dict[str, dict[str, Any]] = {
 }
 RECIPES = {name: AugmentConfig(**(NOTHING | changes)) for name, changes in ALONE.items()} | {"all": EVERYTHING}
 ONE_PIXEL: dict[str, Any] = {"crop_area": (1e-4, 4e-4)}
-"""Of pictures of 64 x 64: 0.4 to 1.6 pixels."""
+"""Of images of 64 x 64: 0.4 to 1.6 pixels."""
 
 
-def pictures(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+def images(count: int, height: int, width: int, seed: int = 0) -> Tensor:
     """(count, height, width, 3) uint8: noise, light, and the corners of the colour cube, in turn."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randint(0, 256, (count, 3, height, width), generator=generator).to(torch.uint8)
@@ -101,7 +101,7 @@ def close_after(maker: Any, use: Callable[[Any], Any]) -> Any:
 def stored(
     recipe: AugmentConfig, source: Tensor, sizes: Tensor, size: int, mean: Tensor = ZERO, std: Tensor = ONE
 ) -> tuple[Tensor, Tensor]:
-    """Both views of all pictures."""
+    """Both views of all images."""
     maker = CpuViews(recipe, size, mean, std, threads=2)
     return close_after(maker, lambda maker: maker.stored(source, sizes, torch.arange(len(source)), bases()))
 
@@ -136,7 +136,7 @@ def test_keys_are_those_of_the_reference() -> None:
 @pytest.mark.parametrize("name", ["default", "all", "small crops", "long crops"])
 @pytest.mark.parametrize("size", [(96, 96), (64, 20), (480, 640), (7, 9), (1, 1), "any"], ids=str)
 def test_parameters_are_those_of_the_reference_bit_by_bit(name: str, size: Any) -> None:
-    """20 000 keys. (With pictures of thousands of pixels one crop in 100 000 is a pixel larger or smaller: torch's
+    """20 000 keys. (With images of thousands of pixels one crop in 100 000 is a pixel larger or smaller: torch's
     exponential and numba's differ in the last bit.)"""
     recipe = {
         "default": AugmentConfig(),
@@ -176,7 +176,7 @@ def test_packed_parameters_can_be_unpacked() -> None:
 @pytest.mark.parametrize("name", list(RECIPES))
 @pytest.mark.parametrize("size", [13, 16])
 def test_each_operation_is_that_of_the_reference(name: str, size: int) -> None:
-    source, sizes = pictures(24, 28, 41), all_of_size(24, 28, 41)
+    source, sizes = images(24, 28, 41), all_of_size(24, 28, 41)
     found = stored(RECIPES[name], source, sizes, size)
     wanted = expected(RECIPES[name], source, sizes, size)
     for one, other in zip(found, wanted, strict=True):
@@ -188,8 +188,8 @@ def test_each_operation_is_that_of_the_reference(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", ["crop", "all"])
 @pytest.mark.parametrize("size", [4, 12, 13, 16, 33, 96])
 @pytest.mark.parametrize("source", [(8, 8), (1, 1), (1, 50), (20, 3), (100, 70)], ids=str)
-def test_views_and_pictures_may_have_any_size(name: str, size: int, source: tuple[int, int]) -> None:
-    some, sizes = pictures(12, *source, seed=size), all_of_size(12, *source)
+def test_views_and_images_may_have_any_size(name: str, size: int, source: tuple[int, int]) -> None:
+    some, sizes = images(12, *source, seed=size), all_of_size(12, *source)
     found = stored(RECIPES[name], some, sizes, size)
     # The reference knows a coordinate of an affine map to about 1e-5 pixels, and neighbouring pixels may differ by 1.
     tolerance = 3 * TOLERANCE if RECIPES[name].has_affine else TOLERANCE
@@ -201,7 +201,7 @@ def test_no_memory_is_read_that_was_never_written() -> None:
     """What a crop is made of ends at its border, though vector instructions read on: what is there counts nothing,
     unless it is no number. The heap is strewn with such before."""
     recipe = RECIPES["crop"].model_copy(update={"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0)})
-    some = [picture.numpy() for picture in pictures(4, 100, 100)]
+    some = [image.numpy() for image in images(4, 100, 100)]
     for _ in range(20):
         strewn = [np.full(length, np.nan, dtype=np.float32) for length in range(200, 600, 3) for _ in range(5)]
         del strewn
@@ -211,12 +211,10 @@ def test_no_memory_is_read_that_was_never_written() -> None:
 
 @pytest.mark.parametrize("changes", [{}, ONE_PIXEL, {"crop_area": (0.9, 1)}], ids=["any", "one pixel", "nearly all"])
 @pytest.mark.parametrize("name", ["crop", "zoom", "all"])
-def test_pictures_that_are_stored_squeezed_are_cropped_in_their_own_geometry(
-    name: str, changes: dict[str, Any]
-) -> None:
+def test_images_that_are_stored_squeezed_are_cropped_in_their_own_geometry(name: str, changes: dict[str, Any]) -> None:
     """Also where a crop is smaller than one stored pixel."""
     recipe = RECIPES[name].model_copy(update=changes)
-    source = pictures(40, 16, 16)
+    source = images(40, 16, 16)
     generator = torch.Generator().manual_seed(2)
     sizes = torch.randint(8, 200, (40, 2), generator=generator)
     found = stored(recipe, source, sizes, 13)
@@ -228,7 +226,7 @@ def test_pictures_that_are_stored_squeezed_are_cropped_in_their_own_geometry(
 
 def test_a_crop_of_one_pixel_is_that_pixel() -> None:
     recipe = RECIPES["crop"].model_copy(update=ONE_PIXEL)
-    source, sizes = pictures(60, 64, 64), all_of_size(60, 64, 64)
+    source, sizes = images(60, 64, 64), all_of_size(60, 64, 64)
     box = parameters_of(recipe, sizes, 1).box.int()
     single = (box[:, 2:] == 1).all(dim=1)
     assert single.sum() > 10
@@ -242,23 +240,23 @@ def test_a_crop_of_one_pixel_is_that_pixel() -> None:
 @pytest.mark.parametrize("size", [12, 33, 96])
 def test_crops_are_those_of_torchvision(height: int, width: int, size: int) -> None:
     recipe = AugmentConfig(**(NOTHING | {"flip": 0.5, "crop_area": (0.02, 1)}))
-    source, sizes = pictures(40, height, width), all_of_size(40, height, width)
+    source, sizes = images(40, height, width), all_of_size(40, height, width)
     parameters = parameters_of(recipe, sizes, 2)
     assert 10 < parameters.flip.sum() < 30
     _, views = stored(recipe, source, sizes, size)
-    for picture, box, flip, view in zip(source, parameters.box.int().tolist(), parameters.flip, views, strict=True):
-        image = picture.permute(2, 0, 1).float() / 255
-        wanted = reference.resized_crop(image, *box, size=[size, size], antialias=True)
+    for image, box, flip, view in zip(source, parameters.box.int().tolist(), parameters.flip, views, strict=True):
+        levels = image.permute(2, 0, 1).float() / 255
+        wanted = reference.resized_crop(levels, *box, size=[size, size], antialias=True)
         wanted = reference.horizontal_flip(wanted) if flip else wanted
         torch.testing.assert_close(view, wanted, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [12, 33])
 def test_affine_maps_are_those_of_torchvision(size: int) -> None:
-    """Of the whole picture at its own size. Torchvision's fill of 0 fades twice at the border, so without one here."""
+    """Of the whole image at its own size. Torchvision's fill of 0 fades twice at the border, so without one here."""
     recipe = AugmentConfig(**(NOTHING | {"rotation": 90, "shear": 30, "zoom": (0.6, 1.4), "crop_area": (1, 1)}))
     recipe = recipe.model_copy(update={"crop_aspect": (1, 1)})
-    source, sizes = pictures(30, size, size), all_of_size(30, size, size)
+    source, sizes = images(30, size, size), all_of_size(30, size, size)
     p = parameters_of(recipe, sizes, 1)
     views, _ = stored(recipe, source, sizes, size)
     for i, view in enumerate(views):
@@ -275,7 +273,7 @@ def test_affine_maps_are_those_of_torchvision(size: int) -> None:
 
 
 def test_normalisation_is_that_of_the_reference() -> None:
-    source, sizes = pictures(10, 20, 20), all_of_size(10, 20, 20)
+    source, sizes = images(10, 20, 20), all_of_size(10, 20, 20)
     found = stored(EVERYTHING, source, sizes, 16, MEAN, STD)
     for one, other in zip(found, expected(EVERYTHING, source, sizes, 16, MEAN, STD), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE / 0.2)
@@ -283,8 +281,8 @@ def test_normalisation_is_that_of_the_reference() -> None:
         assert one.dtype == torch.float32
 
 
-def test_only_the_asked_for_pictures_are_shown_in_their_order() -> None:
-    source, sizes = pictures(30, 20, 20), all_of_size(30, 20, 20)
+def test_only_the_asked_for_images_are_shown_in_their_order() -> None:
+    source, sizes = images(30, 20, 20), all_of_size(30, 20, 20)
     index = torch.tensor([7, 29, 0, 7, 3])
     maker = CpuViews(EVERYTHING, 16, MEAN, STD, threads=2)
     one, two = close_after(maker, lambda maker: maker.stored(source, sizes, index, bases()))
@@ -295,7 +293,7 @@ def test_only_the_asked_for_pictures_are_shown_in_their_order() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_half_precision_is_the_rounded_single(threads: int) -> None:
-    source, sizes = pictures(9, 20, 20), all_of_size(9, 20, 20)
+    source, sizes = images(9, 20, 20), all_of_size(9, 20, 20)
     maker = CpuViews(EVERYTHING, 16, MEAN, STD, torch.bfloat16, threads)
     found = close_after(maker, lambda maker: maker.stored(source, sizes, torch.arange(9), bases()))
     for one, other in zip(found, stored(EVERYTHING, source, sizes, 16, MEAN, STD), strict=True):
@@ -314,7 +312,7 @@ def finished(recipe: AugmentConfig, crops: Tensor, parameters: ViewParameters) -
 
 @pytest.mark.parametrize("size", [12, 13, 16, 33, 96])
 def test_finished_crops_are_those_of_the_reference(size: int) -> None:
-    crops = pictures(30, size, size)
+    crops = images(30, size, size)
     parameters = parameters_of(EVERYTHING, all_of_size(30, 50, 50), 1)
     before = crops.clone()
     wanted = finish(crops.permute(0, 3, 1, 2).float() / 255, parameters, EVERYTHING, ZERO, ONE)
@@ -335,7 +333,7 @@ def test_colours_are_those_of_torchvision_in_all_24_orders(size: int) -> None:
     """Its own functions one after the other, then grey or not, then blur or not."""
     orders = torch.tensor(list(itertools.permutations(range(4)))).repeat(4, 1)
     count = len(orders)
-    crops = pictures(count, size, size)
+    crops = images(count, size, size)
     p = parameters_of(EVERYTHING, all_of_size(count, 50, 50), 1)
     place = torch.arange(count)
     p = dataclasses.replace(p, order=orders, grey=place % 4 == 1, blur=place % 3 == 1, jitter=place % 5 > 0)
@@ -359,30 +357,30 @@ def test_the_strongest_colours_are_those_of_torchvision(part: int) -> None:
     count = 3 * len(strengths)
     factors = torch.full((count, 4), torch.nan)  # of the other parts: never looked at
     factors[:, part] = torch.tensor(strengths).repeat_interleave(3)
-    crops = pictures(count, 16, 16)
+    crops = images(count, 16, 16)
     p = dataclasses.replace(parameters_of(recipe, all_of_size(count, 50, 50), 1), factors=factors)
     for crop, factor, view in zip(crops, factors[:, part].tolist(), finished(recipe, crops, p), strict=True):
         wanted = ADJUST[part](crop.permute(2, 0, 1).float() / 255, factor)
         torch.testing.assert_close(view, wanted, rtol=0, atol=COLOUR_TOLERANCE)
 
 
-# Pictures that come decoded, each at its own size.
+# Images that come decoded, each at its own size.
 
 
 def from_decoded(
     recipe: AugmentConfig, some: list[np.ndarray[Any, Any]], size: int, as_crops: bool
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(2, B, S, S, 3) views or crops of pictures that lie one after the other, and (2, B, ...) parameters."""
+    """(2, B, S, S, 3) views or crops of images that lie one after the other, and (2, B, ...) parameters."""
     count = len(some)
-    lengths = np.array([picture.size for picture in some])
-    shapes = np.array([picture.shape[:2] for picture in some])
+    lengths = np.array([image.size for image in some])
+    shapes = np.array([image.shape[:2] for image in some])
     full, empty = (2, count, size * size * 3), (2, 0, 0)
     views = np.full(empty if as_crops else full, np.nan, dtype=np.float32)
     crops = np.zeros(full if as_crops else empty, dtype=np.uint8)
     parameters = np.full((2, count, drawing.NUM_PARAMETERS), np.nan)
     plan, half = make_plan(recipe, size, ZERO, ONE), count // 2
     for start, stop in ((0, half), (half, count)):
-        pixels = np.concatenate([picture.reshape(-1) for picture in some[start:stop]])
+        pixels = np.concatenate([image.reshape(-1) for image in some[start:stop]])
         offsets = np.cumsum(lengths[start:stop]) - lengths[start:stop]
         index = np.arange(count)
         base = np.array(bases())
@@ -390,22 +388,22 @@ def from_decoded(
     return (crops if as_crops else views).reshape(2, count, size, size, 3), parameters
 
 
-def unequal_pictures() -> list[np.ndarray[Any, Any]]:
+def unequal_images() -> list[np.ndarray[Any, Any]]:
     sides = np.random.default_rng(0).integers(1, 80, (20, 2)).tolist()
-    return [pictures(3, height, width, seed=i)[i % 3].numpy() for i, (height, width) in enumerate(sides)]
+    return [images(3, height, width, seed=i)[i % 3].numpy() for i, (height, width) in enumerate(sides)]
 
 
 @pytest.mark.parametrize("name", ["crop", "all"])
-def test_views_of_unequal_pictures_are_those_of_the_reference(name: str) -> None:
-    recipe, some = RECIPES[name], unequal_pictures()
+def test_views_of_unequal_images_are_those_of_the_reference(name: str) -> None:
+    recipe, some = RECIPES[name], unequal_images()
     found, parameters = from_decoded(recipe, some, 13, as_crops=False)
-    sizes = torch.tensor([picture.shape[:2] for picture in some])
+    sizes = torch.tensor([image.shape[:2] for image in some])
     for view in (1, 2):
         drawn = parameters_of(recipe, sizes, view)
         assert (parameters[view - 1] == drawn.pack().numpy()).all()
-        for i, picture in enumerate(some):
+        for i, image in enumerate(some):
             alone = ViewParameters(*(getattr(drawn, f.name)[i : i + 1] for f in dataclasses.fields(drawn)))
-            source = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0)
+            source = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
             wanted = apply(source, alone, recipe, 13, ZERO, ONE)[0].permute(1, 2, 0)
             torch.testing.assert_close(torch.from_numpy(found[view - 1, i]), wanted, rtol=0, atol=TOLERANCE)
 
@@ -416,8 +414,8 @@ def test_crops_of_whole_grey_levels_are_the_rounded_ones(affine: bool) -> None:
     changes = {"rotation": 20.0} if affine else {"rotation": 0.0, "shear": 0.0, "zoom": (1.0, 1.0)}
     recipe = EVERYTHING.model_copy(update=changes)
     plain = recipe.model_copy(update={"jitter": 0.0, "grey": 0.0, "blur": 0.0})
-    levels, parameters = from_decoded(recipe, unequal_pictures(), 13, as_crops=True)
-    exact, others = from_decoded(plain, unequal_pictures(), 13, as_crops=False)
+    levels, parameters = from_decoded(recipe, unequal_images(), 13, as_crops=True)
+    exact, others = from_decoded(plain, unequal_images(), 13, as_crops=False)
     assert levels.dtype == np.uint8
     assert np.abs(levels - 255.0 * exact).max() < 0.5 + 1e-4
     columns = [
@@ -477,10 +475,10 @@ from tcc_fast.config import load_config
 from tcc_fast.pipelines.cpu.maker import CpuViews
 from tcc_fast.pipelines.cpu.views import stored_views
 
-pictures = torch.randint(256, (64, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+images = torch.randint(256, (64, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 mean, std, sizes = torch.full((3,), 0.3), torch.full((3,), 0.37), torch.full((64, 2), 8)
 maker = CpuViews(load_config("digits").augment, 8, mean, std)
-torch.save(torch.stack(maker.stored(pictures, sizes, torch.arange(64), (1, 2))), sys.argv[1])
+torch.save(torch.stack(maker.stored(images, sizes, torch.arange(64), (1, 2))), sys.argv[1])
 print(sum(stored_views.stats.cache_hits.values()))
 """
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
@@ -567,10 +565,10 @@ def makers(size: int, dtype: torch.dtype = torch.float32) -> tuple[CpuViews, Ten
 
 @pytest.mark.parametrize("size", [13, 32])
 def test_tensors_make_the_same_views(size: int) -> None:
-    source = pictures(30, 20, 24)
+    source = images(30, 20, 24)
     sizes = torch.randint(15, 60, (30, 2), generator=torch.Generator().manual_seed(0))
     index = torch.tensor([7, 29, 0, 7, 3, 11])
-    crops, parameters = pictures(30, size, size), parameters_of(EVERYTHING, sizes, 1)
+    crops, parameters = images(30, size, size), parameters_of(EVERYTHING, sizes, 1)
     cpu, tensors = makers(size)
     pairs = list(zip(*(maker.stored(source, sizes, index, bases()) for maker in (cpu, tensors)), strict=True))
     pairs.append((cpu.finished(crops, parameters.pack()), tensors.finished(crops, parameters.pack())))
@@ -598,7 +596,7 @@ def test_tensors_are_compiled_once_for_all_epochs(monkeypatch: pytest.MonkeyPatc
     counter = CompileCounterWithBackend("aot_eager")
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, **options, backend=counter))
-    source, sizes = pictures(30, 20, 24), torch.randint(15, 60, (30, 2), generator=torch.Generator().manual_seed(0))
+    source, sizes = images(30, 20, 24), torch.randint(15, 60, (30, 2), generator=torch.Generator().manual_seed(0))
     compiled = TensorViews(EVERYTHING, 16, MEAN, STD, torch.device("cpu"), torch.float32, compiled=True)
     eager = TensorViews(EVERYTHING, 16, MEAN, STD, torch.device("cpu"), torch.float32)
     for epoch in range(2):
@@ -608,7 +606,7 @@ def test_tensors_are_compiled_once_for_all_epochs(monkeypatch: pytest.MonkeyPatc
         ):
             torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE / 0.2)
     assert counter.frame_count == 1
-    crops, parameters = pictures(8, 16, 16), parameters_of(EVERYTHING, sizes[:8], 1)
+    crops, parameters = images(8, 16, 16), parameters_of(EVERYTHING, sizes[:8], 1)
     for seed in range(2):
         parameters = draw(EVERYTHING, keys(seed, torch.arange(8)), *sizes[:8].unbind(1))
         one, other = (maker.finished(crops, parameters.pack()) for maker in (compiled, eager))

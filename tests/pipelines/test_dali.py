@@ -24,8 +24,8 @@ from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines import Shard, dali_views
 from tcc_fast.pipelines.dali_views import DEPTH, DaliPipeline
+from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.order import EpochOrder
-from tcc_fast.pipelines.pictures import channel_moments
 from tcc_fast.views.augment import place
 from tcc_fast.views.view_parameters import ViewParameters, draw
 
@@ -85,10 +85,10 @@ def parameters_of(made: DaliPipeline, recipe: AugmentConfig, image: int, view: i
 def errors(made: DaliPipeline) -> tuple[Tensor, Tensor]:
     """Absolute differences, in grey levels, of epoch 0 from `place` on the same pixels: inside, and at the border."""
     inside, border = [], []
-    for image, number, view in views_of(list(made)):
-        picture = torch.from_numpy(made.dataset.decode(image)).permute(2, 0, 1).unsqueeze(0)
-        parameters = parameters_of(made, made.recipe, image, number)
-        expected = place(picture, parameters, made.recipe, made.image_size)[0] * 255
+    for index, number, view in views_of(list(made)):
+        image = torch.from_numpy(made.dataset.decode(index)).permute(2, 0, 1).unsqueeze(0)
+        parameters = parameters_of(made, made.recipe, index, number)
+        expected = place(image, parameters, made.recipe, made.image_size)[0] * 255
         error = (grey_levels(made.dataset, view) - expected).abs()
         is_border = torch.ones_like(error, dtype=torch.bool)
         is_border[:, 1:-1, 1:-1] = False
@@ -127,25 +127,25 @@ def test_a_flip_changes_nothing_else(dali: Open, photos: Path) -> None:
         assert torch.equal(one.view_2, other.view_2.flip(3))
 
 
-def test_every_kind_of_stored_picture_is_decoded_as_by_pillow(dali: Open, tmp_path: Path) -> None:
-    """Exactly: of whole pictures at their own size, DALI only decodes."""
+def test_every_kind_of_stored_image_is_decoded_as_by_pillow(dali: Open, tmp_path: Path) -> None:
+    """Exactly: of whole images at their own size, DALI only decodes."""
     raw = tmp_path / "raw"
     raw.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((32, 32), Image.Resampling.BICUBIC)
-    picture.save(raw / "0.jpg", quality=90)  # halved colour planes
-    picture.save(raw / "1.jpg", quality=90, subsampling=0)
-    picture.save(raw / "2.jpg", quality=90, progressive=True)
-    picture.convert("L").save(raw / "3.jpg", quality=90)
-    picture.save(raw / "4.png")
-    picture.convert("L").save(raw / "5.png")
+    image = Image.fromarray(noise).resize((32, 32), Image.Resampling.BICUBIC)
+    image.save(raw / "0.jpg", quality=90)  # halved colour planes
+    image.save(raw / "1.jpg", quality=90, subsampling=0)
+    image.save(raw / "2.jpg", quality=90, progressive=True)
+    image.convert("L").save(raw / "3.jpg", quality=90)
+    image.save(raw / "4.png")
+    image.convert("L").save(raw / "5.png")
     convert("folder", tmp_path / "packed", raw, workers=1, progress=False)
     dataset = open_dataset(tmp_path / "packed")
     assert [source.rpartition("/")[2] for source in dataset.sources()] == [path.name for path in sorted(raw.iterdir())]
     assert dataset.read(0) == (raw / "0.jpg").read_bytes()  # kept as they are
     batches = list(dali(dataset, batch_size=6, image_size=32, augment=WHOLE))
-    for image, _, view in views_of(batches):
-        expected = torch.from_numpy(dataset.decode(image)).permute(2, 0, 1)
+    for index, _, view in views_of(batches):
+        expected = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1)
         assert torch.equal(grey_levels(dataset, view).round().to(torch.uint8), expected)
 
 
@@ -207,7 +207,7 @@ def test_without_dali_it_says_what_to_install(dali: Open, frames: Path, monkeypa
         dali(frames)
 
 
-# Pictures that cannot be decoded.
+# Images that cannot be decoded.
 
 
 def thumbnail() -> bytes:
@@ -219,9 +219,9 @@ def thumbnail() -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [(b"", ": cannot be decoded ("), (b"\xff\xd8\xff", ": cannot be decoded ("), (thumbnail(), "12 x 20 pixels, not ")],
-    ids=["zeros", "start of a JPEG", "another picture"],
+    ids=["zeros", "start of a JPEG", "another image"],
 )
-def test_an_undecodable_picture_is_reported_once_and_left_blank(
+def test_an_undecodable_image_is_reported_once_and_left_blank(
     dali: Open, photos: Path, damaged: Any, content: bytes, why: str
 ) -> None:
     whole = dali(photos)
@@ -249,7 +249,7 @@ def test_an_undecodable_picture_is_reported_once_and_left_blank(
                 assert torch.equal(view, healthy)
 
 
-def test_an_undecodable_picture_in_a_large_batch_is_borne(dali: Open, photos: Path, damaged: Any) -> None:
+def test_an_undecodable_image_in_a_large_batch_is_borne(dali: Open, photos: Path, damaged: Any) -> None:
     """DALI's decoder, left to itself, throws while its threads are at work on the others, which ends the process."""
     jpegs = np.flatnonzero(~open_dataset(photos).is_png()).tolist()
     for bad, content in ((jpegs[2], b""), (jpegs[20], b"\xff\xd8\xff")):
@@ -277,7 +277,7 @@ def test_a_shard_that_becomes_shorter_is_borne(dali: Open, photos: Path, damaged
     last = int(dataset._offsets[45]) + 10
     made = dali(dataset)
     os.truncate(dataset.path / dataset.manifest.shards[-1], last)
-    with pytest.warns(RuntimeWarning, match="image 45 cannot be decoded.*the shard ends within the picture"):
+    with pytest.warns(RuntimeWarning, match="image 45 cannot be decoded.*the shard ends within the image"):
         batches = list(itertools.chain(made, made))
     assert made.damage.indices == {45}
     blank = [view for image, _, view in views_of(batches) if image == 45]
@@ -286,13 +286,13 @@ def test_a_shard_that_becomes_shorter_is_borne(dali: Open, photos: Path, damaged
 
 
 @pytest.mark.filterwarnings("ignore:.*is left blank")
-def test_too_many_undecodable_pictures_end_the_training(dali: Open, photos: Path, damaged: Any) -> None:
+def test_too_many_undecodable_images_end_the_training(dali: Open, photos: Path, damaged: Any) -> None:
     made = dali(damaged(photos, dict.fromkeys(range(30), b"")))
-    with pytest.raises(ValueError, match="11 pictures cannot be decoded, where 10 are borne"):
+    with pytest.raises(ValueError, match="11 images cannot be decoded, where 10 are borne"):
         list(made)
 
 
-def test_an_error_that_is_about_no_picture_is_raised(dali: Open, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_about_no_image_is_raised(dali: Open, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what comes after it goes on where it was."""
     expected = list(dali(photos))
     made = dali(photos)

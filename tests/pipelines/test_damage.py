@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded: on every backend reported once, left blank, and borne while they are few."""
+"""Images that cannot be decoded: on every backend reported once, left blank, and borne while they are few."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def jpegs(folder: Path) -> list[int]:
 
 @every_backend
 @pytest.mark.parametrize("share", [0.0, 0.02], ids=["zeros", "start of a JPEG"])
-def test_an_undecodable_picture_is_reported_once_and_left_blank(
+def test_an_undecodable_image_is_reported_once_and_left_blank(
     pipeline: Any, photos: Path, damaged: Any, backend: tuple[Any, ...], share: float
 ) -> None:
     whole = pipeline(photos, *backend)
@@ -66,14 +66,12 @@ def test_an_undecodable_picture_is_reported_once_and_left_blank(
 
 @every_backend
 @pytest.mark.filterwarnings("ignore:.*is left blank")
-def test_too_many_undecodable_pictures_end_the_training(
+def test_too_many_undecodable_images_end_the_training(
     pipeline: Any, photos: Path, damaged: Any, backend: tuple[Any, ...]
 ) -> None:
-    """46 pictures bear 10."""
+    """46 images bear 10."""
     dataset = damaged(photos, dict.fromkeys(jpegs(photos)[:11], b""))
-    with pytest.raises(
-        ValueError, match="11 pictures cannot be decoded, where 10 are borne.*convert the data set again"
-    ):
+    with pytest.raises(ValueError, match="11 images cannot be decoded, where 10 are borne.*convert the data set again"):
         made = pipeline(dataset, *backend)
         for _ in range(6):
             list(made)

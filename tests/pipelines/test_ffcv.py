@@ -1,4 +1,4 @@
-"""`ffcv`: refusals by name, pictures that its decoder objects to, errors in its thread, and runs that end anywhere."""
+"""`ffcv`: refusals by name, images that its decoder objects to, errors in its thread, and runs that end anywhere."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines import Shard, ffcv_views
+from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.order import EpochOrder
-from tcc_fast.pipelines.pictures import channel_moments
 from tcc_fast.pipelines.view_maker import TensorViews
 from tcc_fast.views.augment import apply
 from tcc_fast.views.view_parameters import draw
 
 Open = Callable[..., Any]
-NAME = "pictures.beton"
+NAME = "images.beton"
 SEED = 3
 both_caches = pytest.mark.parametrize("cache", ["os", "process"])
 
@@ -89,8 +89,8 @@ def test_a_set_without_a_beton_says_how_to_convert(ffcv: Open, tmp_path: Path) -
     ("at", "data", "message"),
     [
         (0, b"\x09\x00", "is of version 9 of the format, but the installed FFCV reads version 2"),
-        (8, b"\x07", "holds 7 pictures, but the data set has 46"),
-        (2, b"\x02", "something else than one field of pictures"),
+        (8, b"\x07", "holds 7 images, but the data set has 46"),
+        (2, b"\x02", "something else than one field of images"),
     ],
     ids=["version", "count", "fields"],
 )
@@ -101,17 +101,17 @@ def test_a_beton_that_ffcv_would_misread_is_refused_by_name(
     with open(copy / NAME, "r+b") as file:
         file.seek(at)
         file.write(data)
-    with pytest.raises(ValueError, match=rf"copy/pictures\.beton: .*{message}.*--overwrite --formats tar,beton"):
+    with pytest.raises(ValueError, match=rf"copy/images\.beton: .*{message}.*--overwrite --formats tar,beton"):
         ffcv(dataset)
 
 
 def test_a_beton_that_is_cut_or_gone_is_refused_by_name(ffcv: Open, copy: Path) -> None:
     dataset = open_dataset(copy)
     os.truncate(copy / NAME, (copy / NAME).stat().st_size - 1)
-    with pytest.raises(ValueError, match=r"copy/pictures\.beton: is truncated"):
+    with pytest.raises(ValueError, match=r"copy/images\.beton: is truncated"):
         ffcv(dataset)
     (copy / NAME).unlink()
-    with pytest.raises(ValueError, match=r"copy/pictures\.beton: is missing"):
+    with pytest.raises(ValueError, match=r"copy/images\.beton: is missing"):
         ffcv(dataset)
 
 
@@ -170,7 +170,7 @@ def test_a_beton_that_shrinks_under_way_ends_the_training_by_name(
     wait_for(positions, ready := done and done + made_ahead())
     os.truncate(copy / NAME, 1 << 20)
     with pytest.raises(
-        ValueError, match=r"copy/pictures\.beton: is no longer the file that was opened; convert the data set again"
+        ValueError, match=r"copy/images\.beton: is no longer the file that was opened; convert the data set again"
     ):
         found.extend(iterator)
     assert len(positions) == ready
@@ -182,15 +182,15 @@ def test_a_beton_that_shrinks_under_way_ends_the_training_by_name(
 def test_a_beton_that_is_gone_under_way_ends_the_training_by_name(ffcv: Open, copy: Path, cache: str) -> None:
     made = ffcv(copy, cache)
     (copy / NAME).unlink()
-    with pytest.raises(ValueError, match=r"copy/pictures\.beton: cannot be read any more \(No such file"):
+    with pytest.raises(ValueError, match=r"copy/images\.beton: cannot be read any more \(No such file"):
         next(iter(made))
 
 
-# Pictures that FFCV's decoder objects to. (Those that nobody can decode are in `test_damage.py`.)
+# Images that FFCV's decoder objects to. (Those that nobody can decode are in `test_damage.py`.)
 
 
 def with_junk(data: bytes) -> bytes:
-    """A JPEG with bytes before its end that do not belong there: decoders warn of them, and show the picture."""
+    """A JPEG with bytes before its end that do not belong there: decoders warn of them, and show the image."""
     smaller = io.BytesIO()
     Image.open(io.BytesIO(data)).save(smaller, "JPEG", quality=60)
     assert smaller.getvalue()[-2:] == b"\xff\xd9"
@@ -204,16 +204,16 @@ def jpegs_in_order(dataset: Dataset) -> list[int]:
     return [image for image in images.tolist() if not dataset.is_png()[image]]
 
 
-def expected_view(dataset: Dataset, recipe: Any, image: int, view: int, size: int) -> Tensor:
-    """Of the picture as Pillow decodes it, in epoch 0."""
-    key = keys(scalar_key(STREAM_AUGMENT, SEED, 0, view), torch.tensor([image]))
-    picture = torch.from_numpy(dataset.decode(image)).permute(2, 0, 1).unsqueeze(0)
-    parameters = draw(recipe, key, *torch.from_numpy(dataset.sizes()[image]).unsqueeze(1))
-    return apply(picture, parameters, recipe, size, *channel_moments(dataset))[0]
+def expected_view(dataset: Dataset, recipe: Any, index: int, view: int, size: int) -> Tensor:
+    """Of the image as Pillow decodes it, in epoch 0."""
+    key = keys(scalar_key(STREAM_AUGMENT, SEED, 0, view), torch.tensor([index]))
+    image = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1).unsqueeze(0)
+    parameters = draw(recipe, key, *torch.from_numpy(dataset.sizes()[index]).unsqueeze(1))
+    return apply(image, parameters, recipe, size, *channel_moments(dataset))[0]
 
 
 def unlike(dataset: Dataset, found: list[Batch], recipe: Any, size: int = 16) -> set[int]:
-    """Images whose views are not those of the picture as Pillow decodes it, but for rounding."""
+    """Images whose views are not those of the image as Pillow decodes it, but for rounding."""
     return {
         image
         for image, number, view in views_of(found)
@@ -221,7 +221,7 @@ def unlike(dataset: Dataset, found: list[Batch], recipe: Any, size: int = 16) ->
     }
 
 
-def test_a_picture_that_is_merely_odd_is_shown_and_not_counted(
+def test_an_image_that_is_merely_odd_is_shown_and_not_counted(
     ffcv: Open, configure: Callable[..., Config], photos: Path, damaged: Any
 ) -> None:
     """Warnings are errors here, so none is given. JPEGs that are not odd are FFCV's decoder's: not exactly Pillow's."""
@@ -238,7 +238,7 @@ def test_a_picture_that_is_merely_odd_is_shown_and_not_counted(
         assert torch.equal(view, other) == (image not in odd)
 
 
-def test_a_picture_that_is_damaged_in_the_beton_alone_is_taken_from_the_tar(
+def test_an_image_that_is_damaged_in_the_beton_alone_is_taken_from_the_tar(
     ffcv: Open, configure: Callable[..., Config], photos: Path, damaged: Any
 ) -> None:
     bad = jpegs_in_order(open_dataset(photos))[:12]

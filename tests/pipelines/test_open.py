@@ -21,7 +21,7 @@ from tcc_fast.pipelines.resident import ResidentPipeline
 CPU = torch.device("cpu")
 NEEDED = 46 * 3 * 48 * 48
 """Bytes of the photos, stored at 48 x 48."""
-NAME = "pictures.beton"
+NAME = "images.beton"
 
 Configure = Callable[..., Config]
 
@@ -60,12 +60,12 @@ def test_auto_takes_resident_if_it_fits_into_half_of_the_free_memory(
     assert isinstance(pipeline, ResidentPipeline)
     assert (
         choose_pipeline(dataset, configure("auto"), CPU).sentence
-        == "pipeline resident: all 46 pictures decoded once, 0 MiB of 1 MiB free on cpu"
+        == "pipeline resident: all 46 images decoded once, 0 MiB of 1 MiB free on cpu"
     )
-    assert pipeline.pictures.shape == (46, 48, 48, 3)
-    assert pipeline.pictures.numel() == NEEDED
+    assert pipeline.images.shape == (46, 48, 48, 3)
+    assert pipeline.images.numel() == NEEDED
     pipeline.close()
-    assert pipeline.pictures.untyped_storage().nbytes() == 0
+    assert pipeline.images.untyped_storage().nbytes() == 0
     machine(2 * NEEDED - 1, "ffcv", "nvidia.dali")
     assert choose_pipeline(dataset, configure("auto"), CPU).name != "resident"
 
@@ -109,7 +109,7 @@ def test_a_backend_that_is_asked_for_is_taken(pipeline: Any, photos: Path, confi
     made = open_pipeline(open_dataset(photos), configure(backend), CPU)
     assert type(made).__name__ == f"{backend.capitalize()}Pipeline"
     why = choose_pipeline(open_dataset(photos), configure(backend), CPU).sentence
-    assert why.startswith(f"pipeline {backend}: " + ("all 46 pictures" if backend == "resident" else "as asked"))
+    assert why.startswith(f"pipeline {backend}: " + ("all 46 images" if backend == "resident" else "as asked"))
     made.close()
 
 

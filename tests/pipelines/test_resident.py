@@ -1,4 +1,4 @@
-"""`resident`: views of stored, maybe squeezed, pictures are those of the originals."""
+"""`resident`: views of stored, maybe squeezed, images are those of the originals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as reference
 from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
-from tcc_fast.pipelines.pictures import channel_moments
+from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.views.view_parameters import ViewParameters, draw
 
 ONLY_CROP: dict[str, Any] = {"rotation": 0, "shear": 0, "zoom": (1, 1), "jitter": 0, "grey": 0, "blur": 0}
@@ -26,20 +26,20 @@ def parameters_of(index: Tensor, view: int, sizes: Tensor) -> ViewParameters:
 
 
 def cropped(dataset: Dataset, index: int, box: Tensor, flip: bool, size: int) -> Tensor:
-    """The real picture, cropped by torchvision."""
-    picture = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1).float() / 255.0
-    view = reference.resized_crop(picture, *box.int().tolist(), size=[size, size], antialias=True)
+    """The real image, cropped by torchvision."""
+    image = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1).float() / 255.0
+    view = reference.resized_crop(image, *box.int().tolist(), size=[size, size], antialias=True)
     return reference.horizontal_flip(view) if flip else view
 
 
 @pytest.mark.parametrize("image_size", [16, 32])
-def test_views_of_equal_pictures_are_crops_of_them(pipeline: Any, frames: Path, image_size: int) -> None:
+def test_views_of_equal_images_are_crops_of_them(pipeline: Any, frames: Path, image_size: int) -> None:
     dataset = open_dataset(frames)
     assert errors(pipeline, dataset, image_size).max() < 1e-5
 
 
 @pytest.mark.parametrize("image_size", [16, 32])
-def test_views_of_unequal_pictures_are_crops_of_them_at_the_right_aspect(
+def test_views_of_unequal_images_are_crops_of_them_at_the_right_aspect(
     pipeline: Any, photos: Path, image_size: int
 ) -> None:
     """Stored at 48 x 48, they have lost some detail but no proportions."""
@@ -54,7 +54,7 @@ def test_views_of_unequal_pictures_are_crops_of_them_at_the_right_aspect(
 
 
 def errors(pipeline: Any, dataset: Dataset, image_size: int, drawn_in: Tensor | None = None) -> Tensor:
-    """Mean absolute error of each view of an epoch, pixels in 0..1; boxes drawn in the pictures' own sizes."""
+    """Mean absolute error of each view of an epoch, pixels in 0..1; boxes drawn in the images' own sizes."""
     made = pipeline(dataset, "resident", image_size=image_size, seed=SEED, augment=ONLY_CROP)
     mean, std = (moment.view(3, 1, 1) for moment in channel_moments(dataset))
     sizes = torch.from_numpy(dataset.sizes()) if drawn_in is None else drawn_in
@@ -70,8 +70,8 @@ def errors(pipeline: Any, dataset: Dataset, image_size: int, drawn_in: Tensor | 
     return torch.stack(found)
 
 
-def test_views_leave_the_stored_pictures_as_they_are(pipeline: Any, frames: Path) -> None:
+def test_views_leave_the_stored_images_as_they_are(pipeline: Any, frames: Path) -> None:
     made = pipeline(frames, "resident")
-    before = made.pictures.clone()
+    before = made.images.clone()
     list(made)
-    assert torch.equal(made.pictures, before)
+    assert torch.equal(made.images, before)

@@ -15,7 +15,7 @@ from tcc_fast.config import AugmentConfig, Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
-from tcc_fast.pipelines.pictures import channel_moments
+from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.views.augment import apply, finish, place
 from tcc_fast.views.view_parameters import ViewParameters, draw
 
@@ -57,7 +57,7 @@ def views_of(batches: list[Batch]) -> Iterator[tuple[int, int, Tensor]]:
             yield 2, image, batch.view_2[row]
 
 
-def picture_of(pixels: np.ndarray[Any, Any]) -> Tensor:
+def image_of(pixels: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
 
 
@@ -94,16 +94,16 @@ def test_views_are_those_of_the_recipe(
     assert dataset.is_png().all() == (data == "frames")
     zero, one = torch.zeros(3), torch.ones(3)
     wrong = []
-    for number, image, view in found:
-        picture = picture_of(pixels(dataset, image))
+    for number, index, view in found:
+        image = image_of(pixels(dataset, index))
         unit = in_unit(dataset, view)
-        parameters = parameters_of(dataset, recipe, 2, number, image)
-        (expected,) = apply(picture, parameters, recipe, SIZE, zero, one)
+        parameters = parameters_of(dataset, recipe, 2, number, index)
+        (expected,) = apply(image, parameters, recipe, SIZE, zero, one)
         torch.testing.assert_close(unit, expected, rtol=0, atol=TOLERANCE)
-        others = ((1, number, image), (2, 3 - number, image), (2, number, image + 1)) if image < 8 else ()
+        others = ((1, number, index), (2, 3 - number, index), (2, number, index + 1)) if index < 8 else ()
         for epoch, other_view, other in others:
             parameters = parameters_of(dataset, recipe, epoch, other_view, other)
-            wrong.append((apply(picture, parameters, recipe, SIZE, zero, one)[0] - unit).abs().max())
+            wrong.append((apply(image, parameters, recipe, SIZE, zero, one)[0] - unit).abs().max())
     assert min(wrong) > 100 * TOLERANCE
 
 
@@ -127,7 +127,7 @@ def test_views_of_dali_are_those_of_the_recipe_but_for_whole_grey_levels(
         levels = in_unit(dataset, crop) * 255
         assert (levels - levels.round()).abs().max() < 1e-2
         parameters = parameters_of(dataset, recipe, 2, number, image)
-        expected = 255 * place(picture_of(dataset.decode(image)), parameters, recipe, SIZE)[0]
+        expected = 255 * place(image_of(dataset.decode(image)), parameters, recipe, SIZE)[0]
         assert (levels - expected)[:, 1:-1, 1:-1].abs().max() < 0.51
         finished = finish(levels.round().unsqueeze(0) / 255, parameters, recipe, mean, std)[0]
         torch.testing.assert_close(in_unit(dataset, view), in_unit(dataset, finished), rtol=0, atol=TOLERANCE)

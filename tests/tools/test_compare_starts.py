@@ -30,7 +30,7 @@ def test_every_method_but_chance_finds_clusters_that_lie_apart(tool: ModuleType)
     for name, method in tool.METHODS.items():
         centres = F.normalize(method(features, 4, 1), dim=1)
         assert centres.shape == (4, 16), name
-        if name != "random pictures":
+        if name != "random images":
             nearest = (features @ centres.T).argmax(dim=1).reshape(60, 4)
             assert (nearest == nearest[0]).all(), name
             assert len(nearest[0].unique()) == 4, name

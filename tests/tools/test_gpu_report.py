@@ -46,13 +46,13 @@ PARTS = ("verify", "step-32", "step-96", "step-224", "small-batch", "memory", "q
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures are made once for all parts."""
+    """Images are made once for all parts."""
     return tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The tool, in a hurry: small pictures, no waiting for rest, commands within this process, no DALI and no FFCV."""
+    """The tool, in a hurry: small images, no waiting for rest, commands within this process, no DALI and no FFCV."""
     for needed in ("bench_pipelines", "gpu_page"):
         load_tool(needed)
     parts, tool = load_tool("gpu_parts"), load_tool("gpu_report")
@@ -433,7 +433,7 @@ def test_what_is_watched_is_what_trains(
 def test_the_queue_is_a_share_of_the_step(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def compare(*arguments: Any) -> dict[str, Any]:
         assert list(arguments[1]) == [parts.FIXED]
-        return {"results": {parts.FIXED: {"img_per_s": figure(1600.0)}}}  # 16 pictures in 10 ms
+        return {"results": {parts.FIXED: {"img_per_s": figure(1600.0)}}}  # 16 images in 10 ms
 
     what = SimpleNamespace(task=None, config=None, compiling="off")
     monkeypatch.setattr(parts, "speed_task", lambda case, amount, length: what)
@@ -515,7 +515,7 @@ def test_what_stands_still_is_off_by_one(frozen: str, kind: str, digits: Path, m
 
 
 def test_compiled_views_are_compared_with_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On pictures that a wrong crop would change: shifted by a pixel, they are off by levels."""
+    """On images that a wrong crop would change: shifted by a pixel, they are off by levels."""
     recipe, device = load_config("imagenet10").augment, torch.device("cpu")
     made = verify.TensorViews.stored
 

@@ -63,7 +63,7 @@ FULL = AugmentConfig(
 )
 
 
-def pictures(kind: str, count: int, height: int, width: int, seed: int = 0) -> Tensor:
+def images(kind: str, count: int, height: int, width: int, seed: int = 0) -> Tensor:
     """(count, 3, height, width) uint8."""
     generator = torch.Generator().manual_seed(seed)
     shape = {
@@ -81,8 +81,8 @@ def pictures(kind: str, count: int, height: int, width: int, seed: int = 0) -> T
     return small.expand(count, 3, height, width).contiguous()
 
 
-def images(kind: str, count: int, height: int, width: int, seed: int = 0) -> Tensor:
-    return pictures(kind, count, height, width, seed).float() / 255.0
+def in_unit(kind: str, count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    return images(kind, count, height, width, seed).float() / 255.0
 
 
 def some_keys(count: int, seed: int = 0) -> Tensor:
@@ -113,7 +113,7 @@ def boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
 @pytest.mark.parametrize("size", [8, 20, 64])
 def test_crop_resize_equals_torchvision(kind: str, height: int, width: int, size: int) -> None:
     where = boxes(height, width)
-    sources = images(kind, len(where), height, width)
+    sources = in_unit(kind, len(where), height, width)
     flip = torch.arange(len(where)) % 2 == 1
     box = torch.tensor(where, dtype=torch.float32)
     found = crop_resize(sources, *box.unbind(1), flip, size)
@@ -125,7 +125,7 @@ def test_crop_resize_equals_torchvision(kind: str, height: int, width: int, size
 
 
 def test_crop_of_the_views_own_size_copies_the_pixels() -> None:
-    sources = images("noise", 2, 20, 30)
+    sources = in_unit("noise", 2, 20, 30)
     top, left, side = torch.tensor([0.0, 12.0]), torch.tensor([22.0, 3.0]), torch.full((2,), 8.0)
     found = crop_resize(sources, top, left, side, side, torch.tensor([False, True]), 8)
     assert torch.equal(found[0], sources[0, :, :8, 22:])
@@ -163,7 +163,7 @@ def jittered(sources: Tensor, parameters: ViewParameters, recipe: AugmentConfig)
 def test_each_part_of_the_jitter_equals_torchvision(part: str, kind: str, size: int) -> None:
     strengths = FACTORS[part]
     count = len(strengths)
-    sources = images(kind, count, size, size)
+    sources = in_unit(kind, count, size, size)
     factors = torch.full((count, 4), math.nan)  # of the other parts: never looked at
     slot = list(ADJUST).index(part)
     factors[:, slot] = torch.tensor(strengths)
@@ -177,7 +177,7 @@ def test_each_part_of_the_jitter_equals_torchvision(part: str, kind: str, size: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_jitter_equals_torchvision_in_all_24_orders(kind: str) -> None:
     orders = torch.tensor(list(itertools.permutations(range(4))))
-    sources = images(kind, len(orders), 16, 16)
+    sources = in_unit(kind, len(orders), 16, 16)
     parameters = dataclasses.replace(some_parameters(FULL, len(orders), 16, 16), order=orders)
     found = jittered(sources, parameters, FULL)
     assert parameters.jitter.any()
@@ -199,7 +199,7 @@ def reference_jitter(image: Tensor, order: Tensor, factors: Tensor) -> Tensor:
 def test_the_order_of_the_jitter_matters() -> None:
     """Else the test of all orders would prove little."""
     orders = torch.tensor(list(itertools.permutations(range(4))))
-    source = images("noise", 1, 16, 16).expand(len(orders), -1, -1, -1)
+    source = in_unit("noise", 1, 16, 16).expand(len(orders), -1, -1, -1)
     factors = torch.tensor([1.4, 0.7, 1.3, 0.1]).repeat(len(orders), 1)
     views = jittered(source, jitter_parameters(len(orders), factors, orders), FULL)
     distance = (views.unsqueeze(0) - views.unsqueeze(1)).abs().amax(dim=(2, 3, 4)) + torch.eye(len(orders))
@@ -208,7 +208,7 @@ def test_the_order_of_the_jitter_matters() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_grey_equals_torchvision(kind: str) -> None:
-    sources = images(kind, 4, 16, 16)
+    sources = in_unit(kind, 4, 16, 16)
     found = grey(channels(sources)).unsqueeze(1)
     torch.testing.assert_close(found, reference.rgb_to_grayscale(sources), rtol=0, atol=COLOUR_TOLERANCE)
 
@@ -217,7 +217,7 @@ def test_grey_equals_torchvision(kind: str) -> None:
 @pytest.mark.parametrize("size", [4, 8, 13, 32, 64])
 def test_blur_equals_torchvision(kind: str, size: int) -> None:
     sigma = torch.tensor([0.1, 0.5, 1.0, 2.0])
-    sources = images(kind, len(sigma), size, size)
+    sources = in_unit(kind, len(sigma), size, size)
     found = gaussian_blur(sources, sigma)
     for source, s, view in zip(sources, sigma.tolist(), found, strict=True):
         expected = reference.gaussian_blur(source, [blur_kernel_size(size)] * 2, [s, s])
@@ -249,7 +249,7 @@ MAPS = [
 def test_affine_equals_torchvision(kind: str, height: int, width: int) -> None:
     """Wholly with nothing to fill. With fill 0, up to the last half pixel before the black: there torchvision
     multiplies a tensor, which already fades, by a mask that fades; and PIL, on which it is used, does not fade."""
-    sources = images(kind, len(MAPS), height, width)
+    sources = in_unit(kind, len(MAPS), height, width)
     found = affine(sources, *torch.tensor(MAPS).unbind(1))
     inside = affine(torch.ones_like(sources), *torch.tensor(MAPS).unbind(1))
     for source, (angle, shear, zoom), view, cover in zip(sources, MAPS, found, inside, strict=True):
@@ -269,7 +269,7 @@ def test_affine_equals_torchvision(kind: str, height: int, width: int) -> None:
 def test_affine_agrees_with_torchvision_on_pil_images() -> None:
     """The `torch` pipeline runs on PIL images, where the border is a sharp edge: it may be neither darker nor brighter
     on the whole than ours, which fades over a pixel."""
-    source = pictures("smooth", 1, 40, 56)
+    source = images("smooth", 1, 40, 56)
     pil = Image.fromarray(source[0].permute(1, 2, 0).numpy())
     maps = torch.tensor(MAPS).unbind(1)
     sources = (source.float() / 255.0).expand(len(MAPS), -1, -1, -1)
@@ -284,8 +284,8 @@ def test_affine_agrees_with_torchvision_on_pil_images() -> None:
     assert difference.mean().abs() < 0.002
 
 
-def test_affine_of_squeezed_pictures_is_meant_in_their_own_geometry() -> None:
-    original = images("smooth", 1, 48, 96)
+def test_affine_of_squeezed_images_is_meant_in_their_own_geometry() -> None:
+    original = in_unit("smooth", 1, 48, 96)
     parameters = torch.tensor([[35.0, 10.0, 0.9]]).unbind(1)
     expected = reference.resize(affine(original, *parameters), [48, 48], antialias=True)
     squeezed = reference.resize(original, [48, 48], antialias=True)
@@ -296,7 +296,7 @@ def test_affine_of_squeezed_pictures_is_meant_in_their_own_geometry() -> None:
 
 
 def test_normalize_equals_torchvision() -> None:
-    sources = images("noise", 3, 8, 8)
+    sources = in_unit("noise", 3, 8, 8)
     mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4])
     found = normalize(sources, mean, std)
     torch.testing.assert_close(found, reference.normalize(sources, mean.tolist(), std.tolist()), rtol=0, atol=1e-6)
@@ -307,7 +307,7 @@ def test_normalize_equals_torchvision() -> None:
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 24)])
 def test_views_equal_torchvisions_operations_in_the_recipes_order(kind: str, height: int, width: int) -> None:
     count, size = 64, 20
-    sources = pictures(kind, count, height, width)
+    sources = images(kind, count, height, width)
     parameters = some_parameters(FULL, count, height, width)
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
     found = apply(sources, parameters, FULL, size, mean, std)
@@ -326,7 +326,7 @@ def test_products_in_float16_are_off_by_less_than_half_a_level(size: int, turned
     """Which is less than what views in bfloat16 are rounded by; products in bfloat16 would be off by more."""
     still = {} if turned else {"rotation": 0.0, "shear": 0.0, "zoom": (1.0, 1.0)}
     recipe = FULL.model_copy(update={"jitter": 0.0, "grey": 0.0, **still})
-    sources = pictures("noise", 32, 130, 112)
+    sources = images("noise", 32, 130, 112)
     parameters = some_parameters(recipe, 64, 130, 112)
     zero, one = torch.zeros(3), torch.ones(3)
     exact = apply(sources, parameters, recipe, size, zero, one)
@@ -341,8 +341,8 @@ def test_products_in_float16_are_off_by_less_than_half_a_level(size: int, turned
 
 
 @pytest.mark.parametrize("recipe", [FULL, FULL.model_copy(update={"rotation": 0.0, "shear": 0.0, "zoom": (1.0, 1.0)})])
-def test_several_views_of_a_picture_are_those_made_one_by_one(recipe: AugmentConfig) -> None:
-    sources = pictures("noise", 5, 30, 24)
+def test_several_views_of_an_image_are_those_made_one_by_one(recipe: AugmentConfig) -> None:
+    sources = images("noise", 5, 30, 24)
     parameters = some_parameters(recipe, 3 * len(sources), 30, 24)
     zero, one = torch.zeros(3), torch.ones(3)
     found = apply(sources, parameters, recipe, 12, zero, one)
@@ -353,44 +353,44 @@ def test_several_views_of_a_picture_are_those_made_one_by_one(recipe: AugmentCon
         torch.testing.assert_close(view, expected, rtol=0, atol=1e-5)
 
 
-def reference_view(picture: Tensor, parameters: ViewParameters, i: int, size: int, mean: Tensor, std: Tensor) -> Tensor:
-    """One view, from torchvision's operations on a float image, at given parameters."""
+def reference_view(image: Tensor, parameters: ViewParameters, i: int, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """One view, from torchvision's operations on a float levels, at given parameters."""
     one = {f.name: getattr(parameters, f.name)[i] for f in dataclasses.fields(parameters)}
-    image = picture.float() / 255.0
-    image = reference.affine(
-        image,
+    levels = image.float() / 255.0
+    levels = reference.affine(
+        levels,
         float(one["angle"]),
         [0, 0],
         float(one["zoom"]),
         [float(one["shear"]), 0.0],
         v2.InterpolationMode.BILINEAR,
     )
-    image = reference.resized_crop(image, *one["box"].int().tolist(), size=[size, size], antialias=True)
+    levels = reference.resized_crop(levels, *one["box"].int().tolist(), size=[size, size], antialias=True)
     if one["flip"]:
-        image = reference.horizontal_flip(image)
+        levels = reference.horizontal_flip(levels)
     if one["jitter"]:
-        image = reference_jitter(image, one["order"], one["factors"])
+        levels = reference_jitter(levels, one["order"], one["factors"])
     if one["grey"]:
-        image = reference.rgb_to_grayscale(image, num_output_channels=3)
+        levels = reference.rgb_to_grayscale(levels, num_output_channels=3)
     if one["blur"]:
-        image = reference.gaussian_blur(image, [blur_kernel_size(size)] * 2, [float(one["sigma"])] * 2)
-    return reference.normalize(image, mean.tolist(), std.tolist())
+        levels = reference.gaussian_blur(levels, [blur_kernel_size(size)] * 2, [float(one["sigma"])] * 2)
+    return reference.normalize(levels, mean.tolist(), std.tolist())
 
 
 def test_what_the_recipe_leaves_out_is_not_done() -> None:
     off = AugmentConfig(crop_area=(1, 1), crop_aspect=(1, 1), flip=0, jitter=0, grey=0)
-    sources = pictures("noise", 4, 16, 16)
+    sources = images("noise", 4, 16, 16)
     zero, one = torch.zeros(3), torch.ones(3)
     found = apply(sources, some_parameters(off, 4, 16, 16), off, 16, zero, one)
     torch.testing.assert_close(found, sources.float() / 255.0, rtol=0, atol=1e-6)
 
 
-def test_pictures_stored_squeezed_are_cropped_in_their_own_geometry() -> None:
-    """Each has a geometry of its own; the views are those of the picture before it was squeezed."""
+def test_images_stored_squeezed_are_cropped_in_their_own_geometry() -> None:
+    """Each has a geometry of its own; the views are those of the image before it was squeezed."""
     geometry = torch.tensor([[96, 48], [48, 96], [60, 64]])
     recipe = AugmentConfig(rotation=20, zoom=(0.9, 1.0), jitter=0, grey=0)
     parameters = draw(recipe, some_keys(3), *geometry.unbind(1))
-    originals = [pictures("smooth", 1, h, w, seed=h) for h, w in geometry.tolist()]
+    originals = [images("smooth", 1, h, w, seed=h) for h, w in geometry.tolist()]
     stored = torch.cat([reference.resize(original, [48, 48], antialias=True) for original in originals])
     zero, one = torch.zeros(3), torch.ones(3)
     found = apply(stored, parameters, recipe, 32, zero, one, geometry=geometry.unbind(1))
@@ -402,18 +402,18 @@ def test_pictures_stored_squeezed_are_cropped_in_their_own_geometry() -> None:
 
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (999, 999, 1, 1), (500, 0, 1, 1000), (985, 15, 1, 3)])
 def test_a_box_smaller_than_a_stored_pixel_shows_that_pixel(box: tuple[int, int, int, int]) -> None:
-    """A picture of 1000 pixels stored at 16: one pixel of its own is a 62nd of a stored one."""
+    """An image of 1000 pixels stored at 16: one pixel of its own is a 62nd of a stored one."""
     recipe = AugmentConfig(jitter=0, grey=0, flip=0)
     parameters = dataclasses.replace(some_parameters(recipe, 1, 1000, 1000), box=torch.tensor([box]).float())
     sides = torch.tensor([1000])
-    stored = pictures("constant", 1, 16, 16)
+    stored = images("constant", 1, 16, 16)
     found = apply(stored, parameters, recipe, 8, torch.zeros(3), torch.ones(3), geometry=(sides, sides))
     torch.testing.assert_close(found, stored[:, :, :8, :8].float() / 255.0, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(8, 8, 8), (8, 8, 32), (40, 24, 16)])
-def test_whole_view_is_the_resized_picture(height: int, width: int, size: int) -> None:
-    sources = pictures("noise", 3, height, width)
+def test_whole_view_is_the_resized_image(height: int, width: int, size: int) -> None:
+    sources = images("noise", 3, height, width)
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
     found = whole_view(sources, size, mean, std)
     resized = reference.resize(sources.float() / 255.0, [size, size], antialias=True)
@@ -473,7 +473,7 @@ def reference_draws() -> Draws:
     by_type = {type(transform): transform for transform in transforms}
     colour, blur = (t for t in transforms if isinstance(t, v2.RandomApply))
     (jitter,), (gauss,) = colour.transforms, blur.transforms
-    # Each decision is watched on a picture of three pixels, which any of the operations changes.
+    # Each decision is watched on an image of three pixels, which any of the operations changes.
     pixel = torch.tensor([[[0.1, 0.9]], [[0.6, 0.4]], [[0.2, 0.7]]])
     mark = [v2.Lambda(torch.zeros_like)]
     decisions = {
@@ -556,7 +556,7 @@ def test_the_centre_crop_is_fallen_back_on_as_often_as_in_torchvision(height: in
 
 @pytest.mark.parametrize(("height", "width"), [(6, 6), (5, 8), (2, 9), (9, 2)])
 def test_every_box_is_as_frequent_as_in_torchvision(height: int, width: int) -> None:
-    """Small pictures have few boxes: all four numbers together, the rounding and the fallback included."""
+    """Small images have few boxes: all four numbers together, the rounding and the fallback included."""
     ours = some_parameters(FULL, N, height, width).box.numpy().astype(np.int64)
     theirs = reference_box(height, width)
     code = [side @ np.array([1000, 100, 10, 1]) for side in (ours, theirs)]
@@ -566,7 +566,7 @@ def test_every_box_is_as_frequent_as_in_torchvision(height: int, width: int) -> 
     assert (ours[:, 2:] >= 1).all()
 
 
-def test_a_picture_that_no_crop_fits_gets_the_centre_crop() -> None:
+def test_an_image_that_no_crop_fits_gets_the_centre_crop() -> None:
     for height, width in ((8, 400), (400, 8), (7, 300), (300, 7), (1, 1)):
         (box,) = np.unique(reference_box(height, width, smallest=0.9, count=50), axis=0)
         ours = some_parameters(AugmentConfig(crop_area=(0.9, 1.0)), 50, height, width).box
@@ -647,7 +647,7 @@ def test_the_choices_of_a_view_are_independent_of_each_other_and_of_the_other_vi
 
 
 def test_parameters_depend_on_the_key_alone() -> None:
-    """Not on the other pictures of the batch, their number or their place."""
+    """Not on the other images of the batch, their number or their place."""
     sides = torch.tensor([20, 40, 33, 17, 64, 20, 20])
     key = some_keys(7)
     all_of_them = draw(FULL, key, sides, sides.flip(0))

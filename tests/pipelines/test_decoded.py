@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
 from tcc_fast.datasets import Dataset, Geometry, open_dataset
-from tcc_fast.pipelines import pictures
-from tcc_fast.pipelines.pictures import channel_moments, common_geometry, decode, whole_views
+from tcc_fast.pipelines import images
+from tcc_fast.pipelines.decoded import channel_moments, common_geometry, decode, whole_views
 
 CPU = torch.device("cpu")
 
@@ -48,24 +48,24 @@ def test_the_data_sets_here_are_what_they_are_meant_to_be(photos: Path, frames: 
     assert len(np.unique(sizes, axis=0)) > 20
 
 
-def test_pictures_of_the_geometry_are_decoded_pixel_by_pixel(frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "CHUNK", 4)  # so that the pictures come in several chunks, the last one short
+def test_images_of_the_geometry_are_decoded_pixel_by_pixel(frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "CHUNK", 4)  # so that the images come in several chunks, the last one short
     dataset = open_dataset(frames)
     indices = [5, 23, 0, 7, 7, 1, 2, 3, 4, 22]
     found = decode(dataset, indices, (40, 56))
     assert found.dtype == torch.uint8
     assert found.shape == (10, 40, 56, 3)
-    for index, picture in zip(indices, found, strict=True):
-        assert np.array_equal(picture.numpy(), dataset.decode(index))
+    for index, image in zip(indices, found, strict=True):
+        assert np.array_equal(image.numpy(), dataset.decode(index))
 
 
-def test_other_pictures_are_squeezed_to_it(photos: Path) -> None:
+def test_other_images_are_squeezed_to_it(photos: Path) -> None:
     dataset = open_dataset(photos)
     found = decode(dataset, range(46), (48, 32))
     assert found.shape == (46, 48, 32, 3)
-    for index, picture in enumerate(found):
+    for index, image in enumerate(found):
         squeezed = Image.fromarray(dataset.decode(index)).resize((32, 48), Image.Resampling.BILINEAR)
-        assert np.array_equal(picture.numpy(), np.asarray(squeezed))
+        assert np.array_equal(image.numpy(), np.asarray(squeezed))
 
 
 def test_nothing_decodes_to_nothing(frames: Path) -> None:
@@ -73,26 +73,26 @@ def test_nothing_decodes_to_nothing(frames: Path) -> None:
 
 
 @pytest.mark.parametrize("image_size", [16, 40])
-def test_whole_views_are_the_resized_pictures_in_order(frames: Path, image_size: int) -> None:
+def test_whole_views_are_the_resized_images_in_order(frames: Path, image_size: int) -> None:
     dataset = open_dataset(frames)
     mean, std = channel_moments(dataset)
     indices = [3, 1, 20, 20, 5, 0, 23]
     batches = list(whole_views(dataset, indices, image_size, 3, CPU))
     assert [len(batch) for batch in batches] == [3, 3, 1]
     for index, view in zip(indices, torch.cat(batches), strict=True):
-        picture = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1).float() / 255.0
-        resized = reference.resize(picture, [image_size, image_size], antialias=True)
+        image = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1).float() / 255.0
+        resized = reference.resize(image, [image_size, image_size], antialias=True)
         expected = reference.normalize(resized, mean.tolist(), std.tolist())
         torch.testing.assert_close(view, expected, rtol=0, atol=1e-4)
 
 
-def test_whole_views_of_unequal_pictures_show_all_of_each(photos: Path) -> None:
+def test_whole_views_of_unequal_images_show_all_of_each(photos: Path) -> None:
     dataset = open_dataset(photos)
     mean, std = channel_moments(dataset)
     (views,) = whole_views(dataset, range(46), 24, 64, CPU)
     for index, view in enumerate(views):
-        picture = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1).float() / 255.0
-        resized = reference.resize(picture, [24, 24], antialias=True)
+        image = torch.from_numpy(dataset.decode(index)).permute(2, 0, 1).float() / 255.0
+        resized = reference.resize(image, [24, 24], antialias=True)
         expected = reference.normalize(resized, mean.tolist(), std.tolist())
         assert (view - expected).abs().mean() < 0.1  # squeezed first, so a little softer
 

