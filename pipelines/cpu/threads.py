@@ -1,4 +1,4 @@
-"""Threads that share the pictures of a batch."""
+"""Threads that share the images of a batch."""
 
 from __future__ import annotations
 
@@ -22,19 +22,28 @@ class Threads:
 
     def __init__(self, count: int | None = None) -> None:
         self.count = default_workers() if count is None else max(1, count)
-        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="views")
+        self._pool = ThreadPoolExecutor(max(1, self.count - 1), thread_name_prefix="views")
 
     def share(self, work: Callable[[int, int], None], total: int, largest: int | None = None) -> None:
-        """Call ``work(start, stop)`` in threads until 0 .. total is done; raises what it raises.
+        """Call ``work(start, stop)`` in threads, the calling one among them, until 0 .. total is done.
 
-        `largest` limits the length of a part.
+        `largest` limits the length of a part. Raises what ``work`` raises, once no thread is at it any more.
         """
         length = -(-total // (self.count * _PARTS_EACH))
         length = min(length, largest or length)
-        parts = [self._pool.submit(work, start, min(start + length, total)) for start in range(0, total, length)]
-        wait(parts)
-        for part in parts:
-            part.result()
+        starts = iter(range(0, total, length))  # of all threads: each takes the next one when it is done with its last
+
+        def run() -> None:
+            for start in starts:
+                work(start, min(start + length, total))
+
+        others = [self._pool.submit(run) for _ in range(self.count - 1)]
+        try:
+            run()
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
 
     def close(self) -> None:
         """End the threads."""
