@@ -14,7 +14,7 @@ from typing import Any
 import PIL
 
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS
-from tcc_fast.datasets.encode import MAX_SHORT_SIDE, Recipe
+from tcc_fast.datasets.encode import MAX_ASPECT, MAX_SHORT_SIDE, Recipe
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.datasets.manifest import Manifest
 from tcc_fast.datasets.names import escape_name
@@ -42,6 +42,7 @@ class ConversionReport:
         num_encoded: how many of them were encoded anew as JPEG.
         psnr: what that cost: the peak signal-to-noise ratio in dB against the pixels that were encoded (after
             resizing), over all images encoded anew together. None when nothing was lost.
+        num_cropped: how many were cropped at their centre, because they were longer than `encode.MAX_ASPECT`.
         seconds: wall time.
     """
 
@@ -54,6 +55,7 @@ class ConversionReport:
     stored_bytes: int
     num_encoded: int
     psnr: float | None
+    num_cropped: int
     seconds: float
 
     @property
@@ -80,6 +82,8 @@ class ConversionReport:
             self._files_line(),
             self._images_line(),
         ]
+        if self.num_cropped:
+            lines.append(f"cropped {self.num_cropped} to {MAX_ASPECT}:1 at the centre (--short-side 0 keeps all)")
         if self.rejected:
             lines.append(f"rejected {self.num_rejected} (see rejected.csv): {_table(self.rejected)}")
         if self.skipped:
@@ -196,6 +200,7 @@ def convert(
         stored_bytes=writer.totals.stored_bytes,
         num_encoded=writer.totals.num_encoded,
         psnr=writer.totals.psnr,
+        num_cropped=writer.totals.num_cropped,
         seconds=time.monotonic() - started,
     )
 
@@ -253,6 +258,7 @@ def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[s
         **about,
         "counts": {
             "images": writer.num_images,
+            "cropped": totals.num_cropped,
             "rejected": dict(sorted(rejected.items())),
             "skipped": dict(sorted(_skipped(reader, writer).items())),
         },

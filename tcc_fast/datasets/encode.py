@@ -60,6 +60,7 @@ class Stored:
         width, height: in pixels.
         sums, squares: per channel (RGB) the sum of the stored pixels 0..255 and of their squares, exact.
         encoded: JPEG bytes made here, at the recipe's quality.
+        cropped: the image was longer than `MAX_ASPECT` allows.
         squared_error: sum over pixels and channels of the squared difference, in grey levels 0..255, between what
             was encoded and what it decodes to; exact, and 0 unless `encoded`.
         source_bytes: size of the source file, or of the pixels where the source holds pixels.
@@ -72,6 +73,7 @@ class Stored:
     sums: tuple[int, int, int]
     squares: tuple[int, int, int]
     encoded: bool
+    cropped: bool = False
     squared_error: int = 0
     source_bytes: int = 0
 
@@ -161,9 +163,9 @@ def _store_decoded(decoded: Decoded, original: bytes, recipe: Recipe) -> Stored 
         image = image.crop((left, top, left + width, top + height))
         if image.size != target:
             image = image.resize(target, Image.Resampling.LANCZOS)
-    if decoded.lossless and not resized:
-        return _as_png(image)
-    return _as_jpeg(image, recipe.quality)
+    cropped = changed and max(decoded.full_size) > MAX_ASPECT * min(decoded.full_size)
+    stored = _as_png(image) if decoded.lossless and not resized else _as_jpeg(image, recipe.quality)
+    return replace(stored, cropped=cropped)
 
 
 def _as_png(image: Image.Image) -> Stored:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tcc_fast.datasets.manifest import MANIFEST_FILE
 
-_OWN_FILE = re.compile(r"(dataset\.json|(images|labels|rejected|files)\.csv|shard-\d{5,}\.(tar|idx)|[a-z]+\.beton)")
+_OWN_FILE = re.compile(r"(dataset\.json|(images|labels|rejected|files)\.csv|shard-\d{5,}\.(tar|idx)|images\.beton)")
 
 
 class Place:

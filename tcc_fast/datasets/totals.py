@@ -14,12 +14,14 @@ class Totals:
         source_bytes: bytes of the images in the source.
         stored_bytes: bytes of the same images as stored, without the headers of the tar.
         num_encoded: how many were encoded anew as JPEG.
+        num_cropped: how many were too long to be stored whole.
     """
 
     def __init__(self) -> None:
         self.source_bytes = 0
         self.stored_bytes = 0
         self.num_encoded = 0
+        self.num_cropped = 0
         self._pixels = 0
         self._sums, self._squares = [0, 0, 0], [0, 0, 0]
         self._encoded_pixels = 0
@@ -36,6 +38,7 @@ class Totals:
         for channel in range(3):
             self._sums[channel] += image.sums[channel]
             self._squares[channel] += image.squares[channel]
+        self.num_cropped += image.cropped
         if image.encoded:
             self.num_encoded += 1
             self._encoded_pixels += pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import Any
@@ -36,7 +37,9 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
     sizes = ", ".join(f"{size:,}" for size in result.cluster_sizes)
     console.print(f"{result.clusters_used} of {result.num_clusters} clusters used; sizes: {sizes}", soft_wrap=True)
     if result.label_free:
-        values = ", ".join(f"{name} {value:.3f}" for name, value in result.label_free.items())
+        values = ", ".join(
+            f"{name} none" if math.isnan(value) else f"{name} {value:.3f}" for name, value in result.label_free.items()
+        )
         console.print(f"without labels: {values}", soft_wrap=True)
 
 

@@ -63,6 +63,7 @@ def test_folder_report_and_files(tmp_path: Path, photos: Path) -> None:
     assert (manifest.geometry.short_side, manifest.geometry.uniform_size) == (112, None)
     assert manifest.source["counts"] == {
         "images": 20,
+        "cropped": 0,
         "rejected": {"truncated": 1},
         "skipped": {"not an image": 2},
     }
@@ -95,6 +96,18 @@ def test_report_says_what_encoding_cost(tmp_path: Path, encode: Any, photo: Any)
         "3 encoded anew as JPEG of quality 70, "
         f"PSNR {psnr:.1f} dB against the pixels encoded"
     ) in report.summary()
+
+
+def test_report_says_how_many_were_cropped(tmp_path: Path, encode: Any, photo: Any) -> None:
+    (tmp_path / "src").mkdir()
+    for index, width in enumerate((300, 30, 41, 40, 10)):
+        (tmp_path / "src" / f"{index}.png").write_bytes(encode(photo(width, 10), "PNG"))
+    report = convert("folder", tmp_path / "out", tmp_path / "src", workers=1)
+    assert report.num_cropped == report.manifest.source["counts"]["cropped"] == 2
+    assert "cropped 2 to 4:1 at the centre (--short-side 0 keeps all)" in report.summary()
+    whole = convert("folder", tmp_path / "whole", tmp_path / "src", workers=1, short_side=0)
+    assert whole.num_cropped == 0
+    assert "cropped" not in whole.summary()
 
 
 def test_report_without_loss(tmp_path: Path, encode: Any) -> None:

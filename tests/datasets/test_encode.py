@@ -144,11 +144,16 @@ def test_long_images_are_cropped_at_the_centre(encode: Any, upright: bool) -> No
     stored = store(encode(Image.fromarray(pixels), "PNG"), short_side=112)
     assert sorted((stored.width, stored.height)) == [20, 80]
     assert stored.extension == "png"
+    assert stored.cropped
     assert (np.asarray(opened(stored)) == (0, 255, 0)).all()
     reduced = store(encode(Image.fromarray(pixels), "JPEG", quality=95), short_side=4)
     assert sorted((reduced.width, reduced.height)) == [4, 16]
+    assert reduced.cropped
     kept = store(encode(Image.fromarray(pixels), "PNG"), short_side=0)
     assert sorted((kept.width, kept.height)) == [20, 200]
+    assert not kept.cropped
+    four_to_one = store(encode(Image.fromarray(pixels[:80, :80]), "PNG"), short_side=4)
+    assert not four_to_one.cropped
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 5, 3), (1, 1)])

@@ -70,6 +70,13 @@ def test_dead_clusters_are_counted_and_harm_nothing(run: Path, monkeypatch: pyte
     assert result.scores["acc"] <= 0.4
 
 
+def test_one_cluster_has_no_silhouette(run: Path) -> None:
+    result = evaluate(run)
+    nothing = replace(result, label_free=result.label_free | {"silhouette": float("nan")})
+    assert "without labels: silhouette none, confidence 0." in shown(nothing)
+    assert nothing.to_json()["label_free"]["silhouette"] is None
+
+
 def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = tmp_path / "images"
     images.mkdir()
