@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
 from tcc_fast.datasets import Dataset, Geometry, open_dataset
-from tcc_fast.pipelines import images
+from tcc_fast.pipelines import decoded
 from tcc_fast.pipelines.decoded import channel_moments, common_geometry, decode, whole_views
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def test_the_data_sets_here_are_what_they_are_meant_to_be(photos: Path, frames: 
 
 
 def test_images_of_the_geometry_are_decoded_pixel_by_pixel(frames: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "CHUNK", 4)  # so that the images come in several chunks, the last one short
+    monkeypatch.setattr(decoded, "CHUNK", 4)  # so that the images come in several chunks, the last one short
     dataset = open_dataset(frames)
     indices = [5, 23, 0, 7, 7, 1, 2, 3, 4, 22]
     found = decode(dataset, indices, (40, 56))
