@@ -99,6 +99,11 @@ def whole_views(
 def channel_moments(
     dataset: Dataset, device: torch.device | str = "cpu", moments: Moments | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, (3,) each, for normalisation; a constant channel gets 1."""
-    mean, std = (torch.tensor(part, device=device) for part in moments or (dataset.manifest.mean, dataset.manifest.std))
+    """Mean and standard deviation per channel, (3,) each, for normalisation; None: the data set's own."""
+    return divisible(moments or (dataset.manifest.mean, dataset.manifest.std), device)
+
+
+def divisible(moments: Moments, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Moments as tensors, (3,) each; a constant channel gets the standard deviation 1."""
+    mean, std = (torch.tensor(part, device=device) for part in moments)
     return mean, torch.where(std < 1e-3, 1.0, std)

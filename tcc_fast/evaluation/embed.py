@@ -54,13 +54,20 @@ def embed(
     if len(indices) < world_size():
         raise ValueError(f"{len(indices)} images cannot be shared by {world_size()} processes: launch fewer")
     for views in whole_views(dataset, own, image_size, batch_size, device, moments, damage):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            f = model.features(views)
-        features.append(f.float().cpu())
-        assignments.append(model.log_assignment(f).exp().float().cpu())
+        f, pi = encode(model, views, bf16)
+        features.append(f)
+        assignments.append(pi)
     model.train(was_training)
     total = len(indices)
     return _all_ranks(torch.cat(features), total, device), _all_ranks(torch.cat(assignments), total, device)
+
+
+@torch.no_grad()
+def encode(model: TCC, views: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
+    """f (B, d) and π (B, K) of views (B, 3, S, S), float32 on the CPU; the model is in evaluation mode."""
+    with torch.autocast(views.device.type, torch.bfloat16, enabled=bf16):
+        f = model.features(views)
+    return f.float().cpu(), model.log_assignment(f).exp().float().cpu()
 
 
 def _all_ranks(own: Tensor, total: int, device: torch.device) -> Tensor:

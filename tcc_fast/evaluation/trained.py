@@ -1,4 +1,4 @@
-"""A trained model beside the images that it shall see: what `eval` and `assign` begin with."""
+"""A trained model, by itself and beside the images that it shall see: what `eval` and `assign` begin with."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ from tcc_fast.runs.run_state import RunState, read_state
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A checkpoint's model, and images."""
+class TrainedModel:
+    """What a checkpoint holds for inference."""
 
     checkpoint: Path
     state: RunState
     model: TCC
+    device: torch.device
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Trained(TrainedModel):
+    """The same, and images."""
+
     dataset: Dataset
     indices: range
     """Of the images."""
-    device: torch.device
-    bf16: bool
 
     @property
     def same_data(self) -> bool:
@@ -55,8 +61,32 @@ def _clusters_begun(state: RunState) -> bool:
     return not start or (state.pipeline["epoch"], state.pipeline["batch"]) > (start, 0)
 
 
-def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:
+def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
     """Load a model for inference; a matter of all ranks.
+
+    Args:
+        ckpt: a run, a checkpoint folder, or `latest`.
+        device: where it shall be.
+
+    Raises:
+        ValueError: no such checkpoint, or a damaged one.
+    """
+    checkpoint = decide(lambda: find_checkpoint(ckpt))
+    state = decide(lambda: read_state(checkpoint))
+    if not _clusters_begun(state):
+        warnings.warn(
+            f"{checkpoint} is from before its prototypes start (after epoch {state.config.start_epoch} of "
+            f"{state.config.train.epochs}), so its clusters mean nothing yet: continue the run with --resume",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
+    bf16 = resolve_precision(state.config.train.precision, device, state.precision) == "bf16"
+    return TrainedModel(checkpoint, state, model, device, bf16)
+
+
+def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:
+    """Load a model beside images; a matter of all ranks.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
@@ -66,20 +96,9 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all")
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one.
     """
-    device = processes().device  # from here on, several of them know of each other
-    checkpoint = decide(lambda: find_checkpoint(ckpt))
-    state = decide(lambda: read_state(checkpoint))
-    dataset = open_dataset(data or Path(state.dataset["path"]))
-    if not _clusters_begun(state):
-        warnings.warn(
-            f"{checkpoint} is from before its prototypes start (after epoch {state.config.start_epoch} of "
-            f"{state.config.train.epochs}), so its clusters mean nothing yet: continue the run with --resume",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    trained = open_model(ckpt, processes().device)  # from here on, several ranks know of each other
+    dataset = open_dataset(data or Path(trained.state.dataset["path"]))
     splits = dataset.manifest.splits
     if split not in splits:
         raise ValueError(f"{dataset.path} has no split {split!r}: it has {', '.join(splits)}")
-    model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
-    bf16 = resolve_precision(state.config.train.precision, device, state.precision) == "bf16"
-    return Trained(checkpoint, state, model, dataset, range(*splits[split]), device, bf16)
+    return Trained(**vars(trained), dataset=dataset, indices=range(*splits[split]))

@@ -1,0 +1,102 @@
+"""A trained model within other code: clusters and features of images that lie in no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tcc_fast.datasets.decode import decode_image
+from tcc_fast.datasets.reader import Rejected
+from tcc_fast.distributed import processes
+from tcc_fast.evaluation.embed import encode
+from tcc_fast.evaluation.trained import open_model
+from tcc_fast.pipelines.decoded import divisible
+from tcc_fast.views.augment import whole_view
+
+Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
+"""A file's path or its bytes, an image of Pillow's, or pixels, uint8 (H, W) or (H, W, 3)."""
+
+
+class Prediction(NamedTuple):
+    """What the model says of n images, float32 on the CPU."""
+
+    features: Tensor
+    """f, (n, d)."""
+    assignment: Tensor
+    """π, (n, K)."""
+
+    @property
+    def cluster(self) -> Tensor:
+        """argmax of π, (n,)."""
+        return self.assignment.argmax(dim=1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """π of that cluster, (n,)."""
+        return self.assignment.amax(dim=1)
+
+
+class Predictor:
+    """Clusters images one by one or many at a time; call it with them.
+
+    Each is decoded as `convert` would, resized whole to the side of the views and normalised as in training. It is not
+    stored in between, so features differ a little from those of a data set whose images were reduced and encoded anew.
+    For many images `tcc-fast convert` and `assign` are faster.
+
+    Args:
+        ckpt: a run, a checkpoint folder, or `latest`.
+        device: where to compute; None: on a GPU, if there is one.
+
+    Raises:
+        ValueError: no such checkpoint, or a damaged one.
+    """
+
+    def __init__(self, ckpt: str | Path, device: torch.device | str | None = None) -> None:
+        self.trained = open_model(ckpt, processes().device if device is None else torch.device(device))
+        dataset = self.trained.state.dataset
+        self.image_size = self.trained.state.config.data.image_size
+        self._mean, self._std = divisible((dataset["mean"], dataset["std"]), self.trained.device)
+
+    def __call__(self, images: Iterable[Source], batch_size: int = 256) -> Prediction:
+        """Features and assignments of images, in their order.
+
+        Raises:
+            ValueError: there is none, or one is no image; says which.
+        """
+        encoded = [encode(self.trained.model, views, self.trained.bf16) for views in self._views(images, batch_size)]
+        if not encoded:
+            raise ValueError("there are no images to predict of")
+        return Prediction(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))
+
+    def _views(self, images: Iterable[Source], batch_size: int) -> Iterator[Tensor]:
+        """Batches of at most ``batch_size`` views, (B, 3, S, S), on the device."""
+        views: list[Tensor] = []
+        for place, image in enumerate(images):
+            pixels = torch.from_numpy(_pixels(image, place, 2 * self.image_size)).to(self.trained.device)
+            views.append(whole_view(pixels.permute(2, 0, 1).unsqueeze(0), self.image_size, self._mean, self._std))
+            if len(views) == batch_size:
+                yield torch.cat(views)
+                views = []
+        if views:
+            yield torch.cat(views)
+
+
+def _pixels(image: Source, place: int, reduce_to: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, 3) uint8; a JPEG may be halved while its short side stays at least ``reduce_to``."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
+            raise ValueError(f"image {place} is {image.dtype} of shape {image.shape}, not uint8 (H, W) or (H, W, 3)")
+        image = Image.fromarray(image)
+    elif not isinstance(image, Image.Image):
+        name = f"image {place}" if isinstance(image, bytes) else str(image)
+        decoded = decode_image(image if isinstance(image, bytes) else Path(image).read_bytes(), reduce_to=reduce_to)
+        if isinstance(decoded, Rejected):
+            raise ValueError(f"{name}: {decoded}")
+        image = decoded.image
+    return np.array(image.convert("RGB"))

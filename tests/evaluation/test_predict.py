@@ -1,0 +1,96 @@
+"""Images that lie in no data set get the clusters and features that they would get in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcc_fast.config import load_config
+from tcc_fast.datasets import convert, open_dataset
+from tcc_fast.evaluation.predict import Predictor
+from tcc_fast.evaluation.trained import open_trained
+from tcc_fast.train import train
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    train(load_config("digits", TINY), digits, folder, say=lambda sentence: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return Predictor(run, "cpu")
+
+
+def test_images_of_the_data_set_get_what_an_evaluation_gives_them(run: Path, predictor: Predictor) -> None:
+    trained = open_trained(run)
+    features, assignment = trained.embed()
+    pixels = [trained.dataset.decode(index) for index in range(len(trained.dataset))]
+    found = predictor(pixels, batch_size=500)
+    torch.testing.assert_close(found.features, features, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.assignment, assignment, rtol=0, atol=1e-5)
+    confidence, cluster = found.assignment.max(dim=1)
+    assert torch.equal(found.cluster, cluster)
+    assert torch.equal(found.confidence, confidence)
+
+
+def test_every_form_of_an_image_is_the_same_image(predictor: Predictor, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (9, 14), dtype=np.uint8)
+    file = tmp_path / "noise.png"
+    Image.fromarray(grey).save(file)
+    forms = [grey, np.stack([grey] * 3, axis=2), Image.fromarray(grey), file, str(file), file.read_bytes()]
+    found = predictor(iter(forms))
+    assert found.features.shape == (6, 16)
+    assert torch.equal(found.features, found.features[:1].expand(6, 16))
+    assert (predictor([255 - grey]).features - found.features[0]).abs().max() > 0.01
+
+
+def test_photographs_get_nearly_what_their_converted_copies_get(
+    run: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    """Which were reduced to a short side of 40 pixels and encoded anew."""
+    (tmp_path / "raw").mkdir()
+    rng = np.random.default_rng(1)
+    files = [tmp_path / "raw" / f"{number}.jpg" for number in range(12)]
+    for file in files:
+        small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        small.resize((200, 160), Image.Resampling.BICUBIC).save(file, quality=95)
+    convert("folder", tmp_path / "set", tmp_path / "raw", short_side=40, progress=False)
+    assert [name for name in open_dataset(tmp_path / "set").sources()] == sorted(file.name for file in files)
+    expected, _ = open_trained(run, tmp_path / "set").embed()
+    likeness = (predictor(sorted(files)).features * expected).sum(dim=1)
+    assert likeness.min() > 0.98
+    assert (expected @ expected.T).min() < 0.9  # which says something
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), dtype=np.float32), r"image 1 is float32 of shape \(4, 4\), not uint8"),
+        (np.zeros((3, 4, 4), dtype=np.uint8), r"image 1 is uint8 of shape \(3, 4, 4\), not uint8 \(H, W\)"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), r"image 1 is uint8 of shape \(0, 4, 3\)"),
+        (b"hello", "image 1: not an image"),
+    ],
+)
+def test_what_is_no_image_is_named(predictor: Predictor, image: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predictor([np.zeros((4, 4), dtype=np.uint8), image])  # type: ignore[list-item]
+
+
+def test_a_cut_file_is_named_and_so_is_nothing(predictor: Predictor, tmp_path: Path) -> None:
+    file = tmp_path / "half.png"
+    Image.new("RGB", (40, 40), "red").save(file)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"half\.png: truncated"):
+        predictor([file])
+    with pytest.raises(ValueError, match="no images"):
+        predictor([])
+    with pytest.raises(FileNotFoundError):
+        predictor([tmp_path / "gone.png"])
