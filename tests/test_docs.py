@@ -1,0 +1,77 @@
+"""What documents show runs as it stands, and what they point to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from tcc_fast.config import load_config
+from tcc_fast.method.model import TCC
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_python_blocks_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(encoding="utf-8"), re.M | re.S)
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"docs/python.md, block {number}", "exec"), names)
+    assert len(blocks) == 4
+    assert names["found"].features.shape == (5, 128)
+    assert names["P"].written == 14 * 10  # r̂ of every batch
+    assert torch.isfinite(names["loss"])
+    assert any(name == "fc.weight" for name in names["encoder_weights"])
+
+
+@pytest.mark.parametrize("stem", ["7x7", "3x3"])
+def test_weights_fit_networks_of_torchvision(stem: str) -> None:
+    overrides = ["model.num_clusters=10", "model.backbone=resnet18", f"model.stem={stem}", "model.feature_dim=16"]
+    config = load_config("folder", overrides)
+    ours = TCC(config.model, config.loss).eval()
+    theirs = torchvision.models.resnet18(num_classes=16)
+    if stem == "3x3":
+        theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        theirs.maxpool = torch.nn.Identity()
+    state = ours.state_dict()
+    theirs.load_state_dict({key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")})
+    views = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(theirs.eval()(views), ours.encoder(views))
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    named = re.findall(
+        r"`((?:tcc_fast|pipelines|tools|tests|configs|docs)/[\w./-]+)`", page.read_text(encoding="utf-8")
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tools_that_are_called_are_there(page: Path) -> None:
+    called = re.findall(r"\bpython (tools/[\w./-]+)", page.read_text(encoding="utf-8"))
+    assert [name for name in called if not (ROOT / name).exists()] == []
