@@ -208,11 +208,19 @@ def _check_that_clusters_start(config: Config) -> None:
 
 def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
     """Accelerate for this run; what `accelerate config` can ask for that would make another step is refused."""
-    accelerator = Accelerator(
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with="tensorboard" if config.train.tensorboard else None,
-        project_dir=str(run),
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            log_with="tensorboard" if config.train.tensorboard else None,
+            project_dir=str(run),
+        )
+    except ValueError as error:
+        if "already been initialized" not in str(error):
+            raise
+        raise ValueError(
+            f"this process has used Accelerate before, with settings that do not go with {precision}, and they hold "
+            "as long as it lives: train in a process of its own, or with the same train.precision as before"
+        ) from None
     if accelerator.gradient_accumulation_steps > 1:
         raise ValueError(
             "gradient accumulation is not there: both contrasts compare within the whole batch, and a part of it "

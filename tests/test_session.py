@@ -114,3 +114,11 @@ def test_nothing_alarms_before_clusters_are_trained(
     monkeypatch.setattr("tcc_fast.telemetry.CollapseAlarm.check", check)
     train(load_config("digits", [*TINY, "train.log_every=1"]), digits, tmp_path / "run")
     assert checked == list(range(8, 15))
+
+
+def test_one_process_trains_in_one_precision(session: Session, digits: Path, tmp_path: Path) -> None:
+    """Accelerate keeps its first settings; what it says itself names none of tcc-fast's."""
+    config = load_config("digits", [*TINY, "train.precision=bf16"])
+    with pytest.raises(ValueError, match=r"do not go with bf16.* train in a process of its own"):
+        open_session(config, digits, tmp_path)
+    open_session(session.config, digits, tmp_path).pipeline.close()
