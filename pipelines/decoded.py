@@ -88,7 +88,7 @@ def whole_views(
     They are normalised by ``moments``; None: by the data set's own. Undecodable images are black, and noted in
     ``damage`` (None: in one of their own).
     """
-    mean, std = channel_moments(dataset, device, moments)
+    mean, std = moment_tensors(moments, device) if moments else channel_moments(dataset, device)
     geometry = common_geometry(dataset, image_size)
     damage = damage or Damage(dataset)
     for start in range(0, len(indices), batch_size):
@@ -96,14 +96,12 @@ def whole_views(
         yield whole_view(images.permute(0, 3, 1, 2), image_size, mean, std)
 
 
-def channel_moments(
-    dataset: Dataset, device: torch.device | str = "cpu", moments: Moments | None = None
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, (3,) each, for normalisation; None: the data set's own."""
-    return divisible(moments or (dataset.manifest.mean, dataset.manifest.std), device)
+def channel_moments(dataset: Dataset, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """The data set's :func:`moment_tensors`."""
+    return moment_tensors((dataset.manifest.mean, dataset.manifest.std), device)
 
 
-def divisible(moments: Moments, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Moments as tensors, (3,) each; a constant channel gets the standard deviation 1."""
+def moment_tensors(moments: Moments, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, (3,) each, for normalisation; a constant channel gets 1."""
     mean, std = (torch.tensor(part, device=device) for part in moments)
     return mean, torch.where(std < 1e-3, 1.0, std)

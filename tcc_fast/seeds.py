@@ -11,6 +11,7 @@ from pathlib import Path
 from tcc_fast.config import load_config
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.evaluate import evaluate
+from tcc_fast.evaluation.label_free import describe
 from tcc_fast.run_folder import Plan, point_latest_at
 from tcc_fast.runs.checkpoint_folder import BEST, list_checkpoints, point_link
 from tcc_fast.runs.preemption import Preempted
@@ -92,7 +93,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
         _write(plan.run, ranking)
         for seed, values in ranking.label_free.items():
             chosen = "  ← best, by the silhouette" if plan.run / f"seed-{seed}" == ranking.best else ""
-            say(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()) + chosen)
+            say(f"seed {seed}: {describe(values)}{chosen}")
     return ranking
 
 

@@ -114,6 +114,17 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, reduce_to
         return Rejected("truncated" if "truncated" in str(error).lower() else "damaged", kind)
 
 
+def as_decoded(image: Image.Image) -> Image.Image | Rejected:
+    """An opened image as :func:`decode_image` gives it: mode L or RGB, upright, transparency over white."""
+    image.load()  # which turns a TIFF
+    turn = _turn(image)
+    try:
+        flat = _flatten(image, bit_depth=8, inverted=False)
+    except _Refused as refused:
+        return refused.why
+    return flat if turn is None else flat.transpose(turn)
+
+
 class _Refused(Exception):
     def __init__(self, why: Rejected) -> None:
         super().__init__(str(why))

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tcc_fast.datasets.decode import decode_image
+from tcc_fast.datasets.decode import as_decoded, decode_image
 from tcc_fast.datasets.reader import Rejected
 from tcc_fast.distributed import processes
 from tcc_fast.evaluation.embed import encode
 from tcc_fast.evaluation.trained import open_model
-from tcc_fast.pipelines.decoded import divisible
+from tcc_fast.pipelines.decoded import moment_tensors
 from tcc_fast.views.augment import whole_view
 
 Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
@@ -46,8 +46,8 @@ class Predictor:
     """Clusters images one by one or many at a time; call it with them.
 
     Each is decoded as `convert` would, resized whole to the side of the views and normalised as in training. It is not
-    stored in between, so features differ a little from those of a data set whose images were reduced and encoded anew.
-    For many images `tcc-fast convert` and `assign` are faster.
+    stored in between, so features differ a little from those of a data set whose images were reduced and encoded anew,
+    and more where `convert` crops (beyond 4:1). Images are decoded one after another, not in several threads.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
@@ -61,13 +61,14 @@ class Predictor:
         self.trained = open_model(ckpt, processes().device if device is None else torch.device(device))
         dataset = self.trained.state.dataset
         self.image_size = self.trained.state.config.data.image_size
-        self._mean, self._std = divisible((dataset["mean"], dataset["std"]), self.trained.device)
+        self._mean, self._std = moment_tensors((dataset["mean"], dataset["std"]), self.trained.device)
 
     def __call__(self, images: Iterable[Source], batch_size: int = 256) -> Prediction:
         """Features and assignments of images, in their order.
 
         Raises:
             ValueError: there is none, or one is no image; says which.
+            OSError: a file cannot be read.
         """
         encoded = [encode(self.trained.model, views, self.trained.bf16) for views in self._views(images, batch_size)]
         if not encoded:
@@ -89,14 +90,18 @@ class Predictor:
 
 def _pixels(image: Source, place: int, reduce_to: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(H, W, 3) uint8; a JPEG may be halved while its short side stays at least ``reduce_to``."""
+    name = f"image {place}"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
-            raise ValueError(f"image {place} is {image.dtype} of shape {image.shape}, not uint8 (H, W) or (H, W, 3)")
-        image = Image.fromarray(image)
-    elif not isinstance(image, Image.Image):
-        name = f"image {place}" if isinstance(image, bytes) else str(image)
-        decoded = decode_image(image if isinstance(image, bytes) else Path(image).read_bytes(), reduce_to=reduce_to)
-        if isinstance(decoded, Rejected):
-            raise ValueError(f"{name}: {decoded}")
-        image = decoded.image
-    return np.array(image.convert("RGB"))
+            raise ValueError(f"{name} is {image.dtype} of shape {image.shape}, not uint8 (H, W) or (H, W, 3)")
+        return np.array(Image.fromarray(image).convert("RGB"))
+    if isinstance(image, Image.Image):
+        found = as_decoded(image)
+    else:
+        if not isinstance(image, bytes):
+            name, image = str(image), Path(image).read_bytes()
+        decoded = decode_image(image, reduce_to=reduce_to)
+        found = decoded if isinstance(decoded, Rejected) else decoded.image
+    if isinstance(found, Rejected):
+        raise ValueError(f"{name}: {found}")
+    return np.array(found.convert("RGB"))

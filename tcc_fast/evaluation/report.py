@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tcc_fast.evaluation.evaluate import Evaluation
+from tcc_fast.evaluation.label_free import describe
 from tcc_fast.evaluation.metrics import Scores
 from tcc_fast.evaluation.paper import Published, published
 from tcc_fast.runs.checkpoint_folder import refuse_twice
@@ -37,10 +37,7 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
     sizes = ", ".join(f"{size:,}" for size in result.cluster_sizes)
     console.print(f"{result.clusters_used} of {result.num_clusters} clusters used; sizes: {sizes}", soft_wrap=True)
     if result.label_free:
-        values = ", ".join(
-            f"{name} none" if math.isnan(value) else f"{name} {value:.3f}" for name, value in result.label_free.items()
-        )
-        console.print(f"without labels: {values}", soft_wrap=True)
+        console.print(f"without labels: {describe(result.label_free)}", soft_wrap=True)
 
 
 def _table(result: Evaluation) -> Table:

@@ -70,6 +70,24 @@ def test_photographs_get_nearly_what_their_converted_copies_get(
     assert (expected @ expected.T).min() < 0.9  # which says something
 
 
+def test_opened_images_are_turned_and_flattened_as_files_are(predictor: Predictor, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    noise = Image.fromarray(rng.integers(0, 256, (8, 12, 4), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise.save(tmp_path / "clear.png")
+    noise.convert("RGB").save(tmp_path / "turned.png", exif=turned)
+    noise.convert("RGB").save(tmp_path / "turned.tiff", exif=turned)
+    noise.convert("RGB").save(tmp_path / "straight.png")
+    files = sorted(tmp_path.iterdir())
+    found = predictor([*files, *map(Image.open, files)]).features
+    assert torch.equal(found[:4], found[4:])
+    clear, straight, *both = found[:4]
+    assert torch.equal(*both)
+    assert (clear - straight).abs().max() > 0.01
+    assert (both[0] - straight).abs().max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -77,6 +95,7 @@ def test_photographs_get_nearly_what_their_converted_copies_get(
         (np.zeros((3, 4, 4), dtype=np.uint8), r"image 1 is uint8 of shape \(3, 4, 4\), not uint8 \(H, W\)"),
         (np.zeros((0, 4, 3), dtype=np.uint8), r"image 1 is uint8 of shape \(0, 4, 3\)"),
         (b"hello", "image 1: not an image"),
+        (Image.new("F", (4, 4)), r"image 1: unsupported pixel type \(F\)"),
     ],
 )
 def test_what_is_no_image_is_named(predictor: Predictor, image: object, message: str) -> None:
