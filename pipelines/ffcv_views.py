@@ -36,8 +36,9 @@ from tcc_fast.pipelines.view_maker import TensorViews, blank_, to_device
 
 RUN_BATCHES = 256
 """Batches, at least, that FFCV is given at a time: it begins each run with an empty queue."""
-PART, PART_BYTES = 8, 16 << 20
-"""Images, and bytes of them, that a thread decodes at most before it makes their views (one image in any case)."""
+PART, PART_BYTES = 8, 3 << 19
+"""Images, and bytes of them, that a thread decodes at most before it makes their views (one image in any case): few
+enough that a core still has them in its own cache."""
 CACHE_SHARE = 0.5
 """Part of the free memory that FFCV's own cache may take."""
 

@@ -180,7 +180,9 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
         assert (here["step"], here["epoch"], here["lr"]) == (there["step"], there["epoch"], there["lr"])
         tolerance = 2e-3 if here["step"] <= 21 else 0.1
         for key in here:
-            assert here[key] == pytest.approx(there[key], rel=tolerance, abs=tolerance), (here["step"], key)
+            # A share of images jumps where one on the border between two clusters falls to either side.
+            near = max(tolerance, 0.01) if key in ("smallest_cluster", "largest_cluster") else tolerance
+            assert here[key] == pytest.approx(there[key], rel=near, abs=near), (here["step"], key)
     assert many[9]["loss_cluster"] == 0 < many[-1]["loss_cluster"]  # clusters were trained after the start alone
 
 

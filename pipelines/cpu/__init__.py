@@ -5,6 +5,6 @@ Here a thread takes one image and makes both its views while they are in its cac
 normalise, write. numba compiles it to vector instructions; it holds no lock of Python's, so plain threads share a
 batch. The results are those of `tcc_fast.views.augment`, which the tests hold it to.
 
-`draw.py` what happens to a view · `place.py` what moves pixels · `colour.py` what changes colours ·
-`views.py` a batch, shared by threads.
+`draw.py` what happens to a view · `place.py` what moves pixels, of sums along y (`blend.py`) and along x (`mix.py`) ·
+`colour.py` what changes colours · `blur.py` · `views.py` one view, and a batch that threads share.
 """

@@ -1,11 +1,10 @@
-"""What changes colours: jitter, grey, blur, normalise. See `finish` in `tcc_fast.views.augment`.
+"""What changes colours: jitter, grey, normalise. See `finish` in `tcc_fast.views.augment`.
 
 Functions work on the three planes of one view, or on a part of each: (n,) float32 in 0..1, in place.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -135,44 +134,6 @@ def _jitter_part(red: Plane, green: Plane, blue: Plane, part: int, parameters: A
         _saturation(red, green, blue, factor)
     else:
         _hue(red, green, blue, factor)
-
-
-@vectorised
-def _blur_rows(plane: Any, size: int, kernel: Any, half: int, out: Any) -> None:
-    """Blur along y: out[y] is the weighted sum of rows y - half .. y + half, reflected at the borders."""
-    for y in range(size):
-        for x in range(size):
-            out[y * size + x] = _0
-        for k in range(2 * half + 1):
-            source = abs(y + k - half)
-            source = 2 * (size - 1) - source if source >= size else source
-            weight = kernel[k]
-            for x in range(size):
-                out[y * size + x] += weight * plane[source * size + x]
-
-
-@vectorised
-def _transpose(plane: Any, size: int, out: Any) -> None:
-    for y in range(size):
-        for x in range(size):
-            out[x * size + y] = plane[y * size + x]
-
-
-@compiled
-def blur(planes: Any, size: int, kernel_size: int, sigma: float, one: Any, two: Any) -> None:
-    """Gaussian blur of the planes, (3, S · S). `one` and `two` are scratch of a plane each."""
-    half = kernel_size // 2
-    kernel = np.empty(kernel_size, np.float32)
-    total = 0.0
-    for k in range(kernel_size):
-        total += math.exp(-0.5 * ((k - half) / sigma) ** 2)
-    for k in range(kernel_size):
-        kernel[k] = math.exp(-0.5 * ((k - half) / sigma) ** 2) / total
-    for channel in range(3):
-        _blur_rows(planes[channel], size, kernel, half, one)
-        _transpose(one, size, two)
-        _blur_rows(two, size, kernel, half, one)
-        _transpose(one, size, planes[channel])
 
 
 @vectorised

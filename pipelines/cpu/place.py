@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcc_fast.pipelines.cpu.compile import compiled, vectorised
+from tcc_fast.pipelines.cpu.blend import blend
+from tcc_fast.pipelines.cpu.compile import compiled
 from tcc_fast.pipelines.cpu.draw import ANGLE, HEIGHT, LEFT, SHEAR, TOP, WIDTH, ZOOM
-from tcc_fast.pipelines.cpu.mix import LANES, mix_four, mix_many, mix_three, mix_two
+from tcc_fast.pipelines.cpu.mix import LANES, PAIR, mix_many, mix_one, mix_two
 
 Floats = NDArray[np.float32]
 Source = NDArray[Any]
@@ -39,8 +40,7 @@ def max_taps(length: int, size: int) -> int:
 def resize_taps(start: float, length: float, size: int, gain: float, first: Any, count: Any, weights: Any) -> None:
     """The taps of an antialiased (triangle) resize of pixels [start, start + length) to `size`.
 
-    Output pixel o is the sum of weights[o, k] times pixel first[o] + k, for k < count[o]. Weights sum to `gain`;
-    those that are not used are 0 (at least two are always there).
+    Output pixel o is the sum of weights[o, k] times pixel first[o] + k, for k < count[o]. Weights sum to `gain`.
     """
     scale = length / size
     support = max(scale, 1.0)
@@ -56,59 +56,30 @@ def resize_taps(start: float, length: float, size: int, gain: float, first: Any,
         share = gain / total
         for k in range(high - low):
             weights[o, k] *= share
-        for k in range(high - low, 2):
-            weights[o, k] = 0.0
         first[o], count[o] = low, high - low
-
-
-@vectorised
-def _blend_rows(source: Source, x: int, n: int, y: int, count: int, weights: Floats, row: Floats) -> None:
-    """Weighted sum of `count` rows from y on, of their elements x .. x + n."""
-    one, w1 = source[y], weights[0]
-    if count == 1:
-        for j in range(n):
-            row[j] = w1 * np.float32(one[x + j])
-        return
-    two, w2 = source[y + 1], weights[1]
-    if count == 2:
-        for j in range(n):
-            row[j] = w1 * np.float32(one[x + j]) + w2 * np.float32(two[x + j])
-        return
-    three, w3 = source[y + 2], weights[2]
-    if count == 3:
-        for j in range(n):
-            row[j] = w1 * np.float32(one[x + j]) + w2 * np.float32(two[x + j]) + w3 * np.float32(three[x + j])
-        return
-    four, w4 = source[y + 3], weights[3]
-    for j in range(n):
-        row[j] = (w1 * np.float32(one[x + j]) + w2 * np.float32(two[x + j])) + (
-            w3 * np.float32(three[x + j]) + w4 * np.float32(four[x + j])
-        )
-    for k in range(4, count):
-        more, w = source[y + k], weights[k]
-        for j in range(n):
-            row[j] += w * np.float32(more[x + j])
 
 
 @compiled
 def lay_columns(taps_x: Any, flip: bool, at: Any, columns: Any) -> int:
-    """The taps along x in the layout of `mix_two`: starts of triples, and a row of weights for each tap.
+    """The taps along x in the layout of `mix_one`: starts of triples, and the weights of each pair of taps.
 
-    They are relative to the first pixel that is read. Returns the number of taps.
+    They are relative to the first pixel that is read. What is not written was 0 and stays it: the last two numbers of
+    each pair, and what lies beyond the view's S columns. Returns the number of pairs.
     """
     first, count, weights = taps_x
     size = len(first)
-    taps = 2
+    pairs = (count.max() + 1) // 2
     for o in range(size):
-        taps = max(taps, count[o])
         to = size - 1 - o if flip else o
         at[to] = 3 * (first[o] - first[0])
-        for k in range(columns.shape[0]):
-            columns[k, to] = weights[o, k] if k < max(2, count[o]) else 0.0
-    for to in range(size, len(at)):
-        at[to] = 0
-        columns[:, to] = 0.0
-    return taps
+        for pair in range(pairs):
+            k = 2 * pair
+            one = weights[o, k] if k < count[o] else np.float32(0)
+            two = weights[o, k + 1] if k + 1 < count[o] else np.float32(0)
+            for channel in range(3):
+                columns[to, PAIR * pair + channel] = one
+                columns[to, PAIR * pair + 3 + channel] = two
+    return pairs
 
 
 @compiled
@@ -117,7 +88,7 @@ def crop_rows(
     taps_y: Any,
     at: Any,
     columns: Any,
-    taps: int,
+    pairs: int,
     start: int,
     stop: int,
     x: int,
@@ -131,27 +102,25 @@ def crop_rows(
     Args:
         source: (H, 3 W).
         taps_y: first, count, weights of `resize_taps`.
-        at: of `lay_columns`, like `columns` and `taps`.
+        at: of `lay_columns`, like `columns` and `pairs`.
         row: scratch of `make_scratch`: beyond 3 n, all that is read has no weight.
         planes: (3, S · S + 4): the last 4 may be written.
         size: S.
     """
     first, count, weights = taps_y
+    width = source.shape[1]
     for y in range(start, stop):
-        _blend_rows(source, 3 * x, 3 * n, first[y], count[y], weights[y], row)
+        blend(source, first[y] * width + 3 * x, width, 3 * n, count[y], weights, y, row, 0)
         at_row = y * size
-        if taps == 2:
+        if pairs == 1:
+            for o in range(0, size, LANES):
+                mix_one(row, at, columns, o, planes, at_row + o)  # type: ignore[call-arg]
+        elif pairs == 2:
             for o in range(0, size, LANES):
                 mix_two(row, at, columns, o, planes, at_row + o)  # type: ignore[call-arg]
-        elif taps == 3:
-            for o in range(0, size, LANES):
-                mix_three(row, at, columns, o, planes, at_row + o)  # type: ignore[call-arg]
-        elif taps == 4:
-            for o in range(0, size, LANES):
-                mix_four(row, at, columns, o, planes, at_row + o)  # type: ignore[call-arg]
         else:
             for o in range(0, size, LANES):
-                mix_many(row, at, columns, o, planes, at_row + o, taps)  # type: ignore[call-arg]
+                mix_many(row, at, columns, o, planes, at_row + o, pairs)  # type: ignore[call-arg]
 
 
 @compiled

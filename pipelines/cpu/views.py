@@ -8,10 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from tcc_fast.config import AugmentConfig
-from tcc_fast.pipelines.cpu.colour import before_contrast, blur, from_contrast, interleave, split_planes, to_levels
+from tcc_fast.pipelines.cpu.blur import blur, make_blur_scratch
+from tcc_fast.pipelines.cpu.colour import before_contrast, from_contrast, interleave, split_planes, to_levels
 from tcc_fast.pipelines.cpu.compile import compiled
 from tcc_fast.pipelines.cpu.draw import BLUR, FLIP, NUM_PARAMETERS, SIGMA, draw_view, key_of, recipe_row
-from tcc_fast.pipelines.cpu.mix import LANES
+from tcc_fast.pipelines.cpu.mix import LANES, PAIR
 from tcc_fast.pipelines.cpu.place import affine_region, crop_rows, lay_columns, max_taps, resize_taps, stored_box
 from tcc_fast.views.resample import blur_kernel_size
 
@@ -51,14 +52,15 @@ def make_scratch(plan: Any, height: int, width: int) -> Any:
     padded = -(-size // LANES) * LANES
     taps_y = (np.empty(size, np.int64), np.empty(size, np.int64), np.empty((size, max_taps(height, size)), np.float32))
     taps_x = (np.empty(size, np.int64), np.empty(size, np.int64), np.empty((size, max_taps(width, size)), np.float32))
-    columns = (np.empty(padded, np.int64), np.empty((max_taps(width, size), padded), np.float32))
+    max_pairs = (max_taps(width, size) + 1) // 2
+    columns = (np.zeros(padded, np.int64), np.zeros((padded, PAIR * max_pairs), np.float32))
     # Output pixels at the border have fewer taps than those that are mixed together with them: the rest weighs nothing,
     # but is read. It must be there, and finite.
-    row = np.zeros(3 * (width + max_taps(width, size)) + 2 * LANES, np.float32)
+    row = np.zeros(3 * (width + 2 * max_pairs) + PAIR, np.float32)
     planes = np.empty((3, size * size + LANES), np.float32)
     warped = np.empty((height, 3 * width) if plan.affine else (1, 1), np.float32)
-    blurred = np.empty((2, size * size if plan.blur_size else 1), np.float32)
-    return taps_y, taps_x, columns, row, planes, warped, blurred
+    blurring = make_blur_scratch(size if plan.blur_size else 1, plan.blur_size)
+    return taps_y, taps_x, columns, row, planes, warped, blurring
 
 
 @compiled
@@ -70,7 +72,7 @@ def _place(source: Any, height: float, width: float, parameters: Any, plan: Any,
     box = stored_box(parameters, height, width, stored_h, stored_w)
     resize_taps(box[0], box[2], size, 1 / 255, *taps_y)
     resize_taps(box[1], box[3], size, 1.0, *taps_x)
-    taps = lay_columns(taps_x, parameters[FLIP] != 0, at, columns)
+    pairs = lay_columns(taps_x, parameters[FLIP] != 0, at, columns)
     x = taps_x[0][0]
     n = taps_x[0][size - 1] + taps_x[1][size - 1] - x
     if plan.affine:
@@ -80,9 +82,9 @@ def _place(source: Any, height: float, width: float, parameters: Any, plan: Any,
     for start in range(0, size, rows):
         stop = min(start + rows, size)
         if plan.affine:
-            crop_rows(warped, taps_y, at, columns, taps, start, stop, x, n, row, planes, size)
+            crop_rows(warped, taps_y, at, columns, pairs, start, stop, x, n, row, planes, size)
         else:
-            crop_rows(source, taps_y, at, columns, taps, start, stop, x, n, row, planes, size)
+            crop_rows(source, taps_y, at, columns, pairs, start, stop, x, n, row, planes, size)
         if colours:
             grey += before_contrast(planes, start * size, stop * size, parameters, plan.active)
     return grey
@@ -91,7 +93,7 @@ def _place(source: Any, height: float, width: float, parameters: Any, plan: Any,
 @compiled
 def _finish(parameters: Any, plan: Any, scratch: Any, grey: float, out: Any) -> None:
     """The contrast and all that follows, from the planes to `out`, (S · S · 3,) float32."""
-    planes, blurred = scratch[4], scratch[6]
+    planes, blurring = scratch[4], scratch[6]
     pixels = plan.size * plan.size
     blurs = plan.blur_size > 0 and parameters[BLUR] != 0
     for start in range(0, pixels, _BLOCK):
@@ -100,7 +102,7 @@ def _finish(parameters: Any, plan: Any, scratch: Any, grey: float, out: Any) -> 
         if not blurs:
             interleave(planes, start, stop, plan.gain, plan.offset, out)
     if blurs:
-        blur(planes, plan.size, plan.blur_size, parameters[SIGMA], blurred[0], blurred[1])
+        blur(planes, plan.size, plan.blur_size, parameters[SIGMA], blurring)
         interleave(planes, 0, pixels, plan.gain, plan.offset, out)
 
 
