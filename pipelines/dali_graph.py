@@ -1,10 +1,12 @@
-"""The graph of DALI's operators: one decode, two crops."""
+"""The graph of DALI's operators: one decode, and two crops if it is to cut them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tcc_fast.views.resample import inverse_map
@@ -12,17 +14,16 @@ from tcc_fast.views.view_parameters import ViewParameters
 
 
 def build_graph(
-    batch_size: int, depth: int, threads: int, device: torch.device, image_size: int, has_affine: bool
+    batch_size: int, depth: int, threads: int, device: torch.device, image_size: int | None, has_affine: bool
 ) -> Any:
     """A `nvidia.dali.Pipeline`: one decode, two crops (B, S, S, 3) uint8 in the device's memory.
 
-    Its sources, for each view v: ``encoded`` bytes, ``start_v`` and ``shape_v`` of the crop (y, x; pixels),
-    ``flip_v`` and, with ``has_affine``, ``matrix_v`` of `inverse_affine`.
+    Without an image size S: the decoded images, each at its own size.
+
+    Its sources: ``encoded`` bytes, and for each view v that it cuts, ``start_v`` and ``shape_v`` of the crop (y, x;
+    pixels), ``flip_v`` and, with ``has_affine``, ``matrix_v`` of `inverse_affine`.
     """
     from nvidia.dali import Pipeline, fn, types
-
-    def source(name: str, dtype: Any, ndim: int) -> Any:
-        return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
     on_gpu = device.type == "cuda"
     device_id = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
@@ -30,25 +31,37 @@ def build_graph(
     graph = Pipeline(batch_size, threads, device_id, prefetch_queue_depth=depth, exec_dynamic=True)
     with graph:
         images = fn.decoders.image(
-            look_first(source("encoded", types.UINT8, 1)),
+            look_first(_source("encoded", types.UINT8, 1)),
             device="mixed" if on_gpu else "cpu",
             output_type=types.RGB,
             adjust_orientation=False,  # images are stored upright
             jpeg_fancy_upsampling=True,  # as the CPU does
             affine=False,  # else ranks on one machine would pin their threads to the same cores
         )
-        crops = []
-        for view in (1, 2):
-            moved = images
-            if has_affine:
-                moved = fn.warp_affine(images, matrix=source(f"matrix_{view}", types.FLOAT, 2), fill_value=0.0)
-            start, shape = (source(f"{name}_{view}", types.INT32, 1) for name in ("start", "shape"))
-            cropped = fn.slice(moved, start=start, shape=shape, axes=[0, 1])
-            resized = fn.resize(cropped, size=[image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
-            crops.append(fn.flip(resized, horizontal=source(f"flip_{view}", types.INT32, 0)))
-        graph.set_outputs(*crops)
+        if image_size is None:
+            graph.set_outputs(images)
+        else:
+            graph.set_outputs(*(_cut(images, view, image_size, has_affine) for view in (1, 2)))
     graph.build()
     return graph
+
+
+def _source(name: str, dtype: Any, ndim: int) -> Any:
+    from nvidia.dali import fn
+
+    return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+
+
+def _cut(images: Any, view: int, image_size: int, has_affine: bool) -> Any:
+    """A view's crop of each image."""
+    from nvidia.dali import fn, types
+
+    if has_affine:
+        images = fn.warp_affine(images, matrix=_source(f"matrix_{view}", types.FLOAT, 2), fill_value=0.0)
+    start, shape = (_source(f"{name}_{view}", types.INT32, 1) for name in ("start", "shape"))
+    cropped = fn.slice(images, start=start, shape=shape, axes=[0, 1])
+    resized = fn.resize(cropped, size=[image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
+    return fn.flip(resized, horizontal=_source(f"flip_{view}", types.INT32, 0))
 
 
 def look_first(encoded: Any) -> Any:
@@ -77,3 +90,9 @@ def outputs(graph: Any, device: torch.device) -> list[Tensor]:
     """Wait for a run; its outputs as tensors, without a copy. On CUDA only torch's current stream waits for them."""
     stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     return [torch.from_dlpack(output.as_tensor()) for output in graph.outputs(stream)]
+
+
+def whole_images(graph: Any) -> list[NDArray[np.uint8]]:
+    """Wait for a run of a graph on the CPU without an image size; its (H, W, 3) images, without a copy."""
+    (images,) = graph.outputs()
+    return [np.asarray(image) for image in images]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tcc_fast.config import AugmentConfig
 from tcc_fast.pipelines.cpu.buffers import Buffers
+from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS
 from tcc_fast.pipelines.cpu.threads import Threads
-from tcc_fast.pipelines.cpu.views import finished_views, make_plan, stored_views
+from tcc_fast.pipelines.cpu.views import decoded_views, finished_views, make_plan, stored_views
 
 
 class CpuViews:
@@ -54,6 +58,36 @@ class CpuViews:
         flat = view.flatten(1).numpy()
         self.threads.share(lambda start, stop: finished_views(source, rows, self.plan, start, stop, flat), len(crops))
         return self.channels_last(view)
+
+    def decoded(
+        self, images: Sequence[NDArray[np.uint8]], index: Tensor, bases: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Both views of images that have just been decoded, each at its own size.
+
+        Args:
+            images: B of them, (H, W, 3) each.
+            index: (B,) int64.
+            bases: as for `stored`.
+
+        Returns:
+            (B, 3, S, S) each.
+        """
+        count = len(images)
+        order, base = index.numpy(), np.array(bases, dtype=np.int64)
+        shapes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        parameters, beginning = np.empty((2, count, NUM_PARAMETERS)), np.zeros(1, dtype=np.int64)
+        views = self._buffers.take(2, count, self.image_size, self.image_size, 3)
+        flat, no_crops = views.flatten(2).numpy(), np.empty((2, 0, 0), dtype=np.uint8)
+
+        def work(start: int, stop: int) -> None:
+            for row in range(start, stop):
+                pixels = images[row].reshape(-1)
+                decoded_views(
+                    pixels, beginning, shapes, order, base, self.plan, row, row + 1, parameters, flat, no_crops
+                )
+
+        self.threads.share(work, count)
+        return self.channels_last(views[0]), self.channels_last(views[1])
 
     def empty(self, count: int) -> Tensor:
         """Room for views: (count, S, S, 3) float32."""

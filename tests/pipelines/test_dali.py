@@ -38,15 +38,21 @@ CPU = torch.device("cpu")
 Open = Callable[..., DaliPipeline]
 
 
+@pytest.fixture(params=[False, True], ids=["decodes", "cuts"])
+def cuts(request: pytest.FixtureRequest) -> bool:
+    """Whether DALI cuts the views, as it does on a GPU."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def dali(configure: Callable[..., Config]) -> Iterator[Open]:
+def dali(configure: Callable[..., Config], cuts: bool) -> Iterator[Open]:
     opened = []
 
     def make(data: Path | Dataset, threads: int = 1, **settings: Any) -> DaliPipeline:
         dataset = data if isinstance(data, Dataset) else open_dataset(data)
         config = configure(**settings)
         order = EpochOrder(len(dataset), config.train.batch_size, config.seed, Shard())
-        made = DaliPipeline(dataset, config.augment, config.data.image_size, order, CPU, threads)
+        made = DaliPipeline(dataset, config.augment, config.data.image_size, order, CPU, threads, cuts=cuts)
         opened.append(made)
         return made
 
@@ -100,6 +106,20 @@ def errors(made: DaliPipeline) -> tuple[Tensor, Tensor]:
 # What the views show.
 
 
+EVERY_PLACE: dict[str, Any] = {"rotation": 30, "shear": 15, "zoom": (0.6, 1.4)}
+
+
+@pytest.mark.parametrize("cuts", [False])
+@pytest.mark.parametrize("affine", [NO_AFFINE, EVERY_PLACE], ids=["crop", "affine"])
+@pytest.mark.parametrize("image_size", [16, 64])
+def test_views_of_whole_images_are_those_of_the_reference(
+    dali: Open, photos: Path, image_size: int, affine: dict[str, Any]
+) -> None:
+    inside, border = errors(dali(photos, image_size=image_size, augment=affine | NO_COLOUR))
+    assert max(inside.max(), border.max()) < 0.01
+
+
+@pytest.mark.parametrize("cuts", [True])
 @pytest.mark.parametrize("image_size", [16, 64])
 def test_crops_are_those_of_the_reference_but_for_whole_grey_levels(dali: Open, photos: Path, image_size: int) -> None:
     """Half a level at most, 0.25 on average: DALI rounds, nothing else. At the border of crops that are made smaller
@@ -112,10 +132,10 @@ def test_crops_are_those_of_the_reference_but_for_whole_grey_levels(dali: Open, 
     assert border.mean() < (0.8 if image_size == 16 else 0.26)
 
 
-def test_affine_maps_are_those_of_the_reference(dali: Open, photos: Path) -> None:
+@pytest.mark.parametrize("cuts", [True])
+def test_affine_maps_are_those_of_the_reference_but_for_whole_grey_levels(dali: Open, photos: Path) -> None:
     """Rounded twice: measured at most 0.98 levels, 0.26 on average."""
-    affine = {"rotation": 30, "shear": 15, "zoom": (0.6, 1.4)}
-    inside, border = errors(dali(photos, image_size=64, augment=affine | NO_COLOUR))
+    inside, border = errors(dali(photos, image_size=64, augment=EVERY_PLACE | NO_COLOUR))
     assert max(inside.max(), border.max()) < 1.1
     assert max(inside.mean(), border.mean()) < 0.35
 
@@ -304,6 +324,7 @@ def test_an_error_that_is_about_no_image_is_raised(dali: Open, photos: Path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(dali_views, "outputs", fail)
+        patched.setattr(dali_views, "whole_images", fail)
         with pytest.raises(RuntimeError, match="no memory left"):
             next(iterator)
     assert not made.damage.indices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tcc_fast.config import AugmentConfig, Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
+from tcc_fast.pipelines import dali_views
 from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.views.augment import apply, finish, place
 from tcc_fast.views.view_parameters import ViewParameters, draw
@@ -74,8 +76,17 @@ def in_unit(dataset: Dataset, view: Tensor) -> Tensor:
         (("ffcv", 2), "frames", by_pillow),
         (("ffcv", 2), "photos", by_ffcv),
         (("ffcv", 2, "process"), "photos", by_ffcv),
+        (("dali", 2), "frames", by_pillow),
+        (("dali", 2), "photos", by_pillow),
     ],
-    ids=["resident", "ffcv, raw pixels", "ffcv, JPEGs and raw pixels", "ffcv, the same in its own cache"],
+    ids=[
+        "resident",
+        "ffcv, raw pixels",
+        "ffcv, JPEGs and raw pixels",
+        "ffcv, the same in its own cache",
+        "dali, PNGs",
+        "dali, JPEGs and PNGs",
+    ],
 )
 def test_views_are_those_of_the_recipe(
     pipeline: Any,
@@ -108,11 +119,16 @@ def test_views_are_those_of_the_recipe(
 
 
 @pytest.mark.parametrize("data", ["frames", "photos"])
-def test_views_of_dali_are_those_of_the_recipe_but_for_whole_grey_levels(
-    pipeline: Any, configure: Callable[..., Config], data: str, request: pytest.FixtureRequest
+def test_views_that_dali_cuts_are_those_of_the_recipe_but_for_whole_grey_levels(
+    pipeline: Any,
+    configure: Callable[..., Config],
+    data: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """DALI's crops are half a level off inside, and the colours are exactly those of such crops. (What it does at
-    the border of a crop, and with an affine map, is in `test_dali.py`.)"""
+    """As on a GPU. DALI's crops are half a level off inside, and the colours are exactly those of such crops. (What it
+    does at the border of a crop, and with an affine map, is in `test_dali.py`.)"""
+    monkeypatch.setattr(dali_views, "DaliPipeline", partial(dali_views.DaliPipeline, cuts=True))
     dataset = open_dataset(request.getfixturevalue(data), verify=False)
     settings: dict[str, Any] = {"image_size": SIZE, "seed": SEED}
     recipe = configure(augment=COLOURS | NO_AFFINE).augment
