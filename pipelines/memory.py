@@ -12,7 +12,8 @@ import torch
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken on the device. On a CPU, as far as the machine and its container allow."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, to use again
+        return torch.cuda.mem_get_info(device)[0] + kept
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from tcc_fast.config import load_config
 from tcc_fast.distributed import decide, rank
@@ -87,6 +90,8 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
             )
         except Preempted as stop:
             raise Preempted(stop.checkpoint, how_to_continue_seeds(plan.run), stop.by) from None
+        gc.collect()  # a compiled step refers to itself, and would keep its memory while the next seed begins
+        torch.cuda.empty_cache()
         found[seed] = evaluate(run, plan.data, baselines=(), agreement=True).label_free
     ranking = rank_seeds(plan.run, found)
     if rank() == 0:

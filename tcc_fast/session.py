@@ -263,6 +263,8 @@ def _build_training(
         twin.compile()
     optimizer = build_optimizer(model, config.optim, compiling != "off" and alone)
     prepared, optimizer = accelerator.prepare(model, optimizer)
+    if alone:  # the step has its own autocast; Accelerate's, around `forward`, makes torch compile anew for each model
+        accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     kind = STEPS[compiling] if alone else TrainingStep
     step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
     return Training(model, twin, queues, optimizer), step

@@ -19,6 +19,7 @@ from tcc_fast.bench.contenders import Task
 from tcc_fast.bench.stepping import endless, open_feed
 from tcc_fast.computing import view_dtype
 from tcc_fast.config import AugmentConfig
+from tcc_fast.method.compiled_step import GraphedStep
 from tcc_fast.method.optim import learning_rate, set_learning_rate
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.pipelines.view_maker import TensorViews
@@ -73,6 +74,8 @@ def restore(step: TrainingStep, state: State) -> None:
             tensor.copy_(state[name])
     step.optimizer.state.clear()
     step.optimizer.zero_grad(set_to_none=True)
+    if isinstance(step, GraphedStep):
+        step.forget()  # its recording writes to the moments that are gone
 
 
 def _changed_by(step: TrainingStep) -> State:

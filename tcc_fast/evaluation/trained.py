@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tcc_fast.computing import resolve_precision
+from tcc_fast.computing import resolve_precision, tune
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, processes
 from tcc_fast.evaluation.embed import embed
@@ -80,9 +80,10 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
             RuntimeWarning,
             stacklevel=2,
         )
+    precision = resolve_precision(state.config.train.precision, device, state.precision)
+    tune(device, precision)
     model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
-    bf16 = resolve_precision(state.config.train.precision, device, state.precision) == "bf16"
-    return TrainedModel(checkpoint, state, model, device, bf16)
+    return TrainedModel(checkpoint, state, model, device, precision == "bf16")
 
 
 def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:

@@ -50,7 +50,6 @@ class CompiledStep(TrainingStep):
 
     def __init__(self, *args: Any, backend: str | Callable[..., Any] = "inductor", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._theta = self.accelerator.unwrap_model(self.model)
         device = self.twin.prototypes.device
         self._alpha, self._step_size = DeviceScalar(device), DeviceScalar(device)
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
@@ -182,6 +181,10 @@ class GraphedStep(CompiledStep):
             self._compiled_contrast, self._compiled_update = compiled._compiled_contrast, compiled._compiled_update
         self._recorder = CudaRecorder(self.twin.prototypes.device) if recorder is None else recorder
         self._phase: bool | None = None
+        self._begin(None)
+
+    def forget(self) -> None:
+        """Record anew, since what the recording writes to has been replaced."""
         self._begin(None)
 
     def _begin(self, phase: bool | None) -> None:

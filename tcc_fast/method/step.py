@@ -132,6 +132,7 @@ class TrainingStep:
         self.config, self.model, self.twin, self.queues = config, model, twin, queues
         self.optimizer, self.accelerator, self.start_step = optimizer, accelerator, start_step
         self._bf16 = accelerator.mixed_precision == "bf16"
+        self._theta: TCC = accelerator.unwrap_model(model)  # once, since that looks through all its modules
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         """Train on one batch; ``step`` counts from 0 over the whole run."""
@@ -147,7 +148,7 @@ class TrainingStep:
         self.optimizer.step()
         self._enqueue(new_keys, clusters_on)
         decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
-        update_twin(self.twin, self.accelerator.unwrap_model(self.model), 1.0 - decay)
+        update_twin(self.twin, self._theta, 1.0 - decay)
         return Losses(*(part.detach() for part in losses))
 
     def clusters_on(self, step: int) -> bool:
@@ -161,7 +162,7 @@ class TrainingStep:
 
     def _idle_parameters(self, clusters_on: bool) -> list[nn.Parameter]:
         """Those that the loss of a step does not depend on."""
-        model: TCC = self.accelerator.unwrap_model(self.model)
+        model = self._theta
         idle = [] if clusters_on else [model.prototypes]
         if not (clusters_on and model.config.condition_on_cluster):
             idle += model.cluster_embedding.parameters()

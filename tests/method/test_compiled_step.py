@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tcc_fast.method.compiled_step import SCALARS, WARM_UP, CompiledStep, Device
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer, learning_rate, set_learning_rate
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
-from tcc_fast.session import STEPS
+from tcc_fast.session import STEPS, _build_training
 from tcc_fast.train import train
 from tests.method.test_step import fresh_accelerate
 
@@ -305,3 +306,19 @@ def test_a_run_with_compile_on_is_the_run_without(
         assert counter.frame_count == (4 if choice == "on" else 0)
     assert losses["on"] == pytest.approx(losses["off"], rel=0.03)
     assert losses["on"][:3] == pytest.approx(losses["off"][:3], rel=1e-3)
+
+
+def test_one_run_after_the_other_compiles_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--seeds` does. Accelerate's wrapper for bf16 would make torch compile for each model, up to a limit."""
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setitem(STEPS, "on", partial(CompiledStep, backend=counter))
+    settings = config(model={"backbone": "resnet_small", "width": 4}, data={"image_size": SIDE})
+    counts = []
+    with fresh_accelerate():
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+        for _ in range(3):
+            _, step = _build_training(settings, accelerator, "on", START)
+            some = batch(0)
+            step(Batch(some.view_1.float(), some.view_2.float(), some.index), 0)
+            counts.append(counter.frame_count)
+    assert counts[0] == counts[-1] > 0
