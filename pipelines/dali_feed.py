@@ -92,9 +92,8 @@ class Feeder:
         heights, widths = feed.sizes.unbind(1)
         drawn = draw(self.recipe, keys(feed.bases[view - 1], feed.index), heights, widths)
         start, shape = drawn.box.to(torch.int32).chunk(2, dim=1)
-        feed.inputs[f"start_{view}"], feed.inputs[f"shape_{view}"] = (
-            box.contiguous().numpy() for box in (start, shape)
-        )
+        feed.inputs[f"start_{view}"] = start.contiguous().numpy()
+        feed.inputs[f"shape_{view}"] = shape.contiguous().numpy()
         feed.inputs[f"flip_{view}"] = drawn.flip.to(torch.int32).numpy()
         if self.recipe.has_affine:
             feed.inputs[f"matrix_{view}"] = inverse_affine(drawn, heights, widths).numpy()

@@ -81,7 +81,6 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
             stacklevel=2,
         )
     precision = resolve_precision(state.config.train.precision, device, state.precision)
-    tune(device, precision)
     model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
     return TrainedModel(checkpoint, state, model, device, precision == "bf16")
 
@@ -98,6 +97,7 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all")
         ValueError: no such checkpoint, data set or split, or a damaged one.
     """
     trained = open_model(ckpt, processes().device)  # from here on, several ranks know of each other
+    tune(trained.device, "bf16" if trained.bf16 else "fp32")
     dataset = open_dataset(data or Path(trained.state.dataset["path"]))
     splits = dataset.manifest.splits
     if split not in splits:

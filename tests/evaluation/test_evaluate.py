@@ -19,6 +19,7 @@ from sklearn.cluster import KMeans
 from tcc_fast.config import load_config
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.evaluation import evaluate as evaluating
+from tcc_fast.evaluation import trained
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.evaluation.evaluate import evaluate, write_confusion
 from tcc_fast.evaluation.metrics import score
@@ -105,6 +106,13 @@ def test_other_data_is_told_from_the_data_trained_on(run: Path, tmp_path: Path) 
         Image.new("RGB", (24, 20), (shade * 12, 0, 9)).save(images / f"{shade}.png")
     convert("folder", tmp_path / "set", images, progress=False)
     assert not evaluate(run, tmp_path / "set", baselines=()).same_data
+
+
+def test_products_round_as_in_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned: list[tuple[str, str]] = []
+    monkeypatch.setattr(trained, "tune", lambda device, precision: tuned.append((device.type, precision)))
+    evaluate(str(run), baselines=())
+    assert tuned == [("cpu", read_state(find_checkpoint(run)).precision)]
 
 
 def test_inference_is_deterministic_whatever_the_batch_size(run: Path, digits: Path) -> None:

@@ -236,6 +236,19 @@ def test_a_recorded_step_takes_what_another_has_compiled_and_both_begin_anew(acc
     assert not any(group["capturable"] for group in compiled.optimizer.param_groups)  # it was, while it was recorded
 
 
+def test_what_is_put_back_is_recorded_anew(accelerator: Accelerator) -> None:
+    """Its moments are others; the recording writes to those that are gone."""
+    recorder = PythonRecorder()
+    graphed = build(GraphedStep, config(), accelerator, recorder=recorder, backend="eager")
+    beginning = state_of(graphed)
+    for _ in range(2):
+        restore(graphed, beginning)
+        for step in range(START):
+            graphed(batch(step), step)
+    assert recorder.recorded == 2
+    assert recorder.beside_count == 2 * WARM_UP
+
+
 def test_losses_of_a_replay_outlive_the_next_one(accelerator: Accelerator) -> None:
     graphed = build(GraphedStep, config(), accelerator, recorder=PythonRecorder(), backend="eager")
     reported = [graphed(batch(step), step) for step in range(START)]

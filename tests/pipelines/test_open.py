@@ -185,6 +185,12 @@ def test_free_memory_is_a_number_of_bytes() -> None:
     assert 2**20 < free_memory(CPU) <= total
 
 
+def test_on_a_gpu_what_torch_keeps_to_use_again_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"mem_get_info": (5, 100), "memory_reserved": 40, "memory_allocated": 30}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory(torch.device("cuda")) == 5 + 40 - 30
+
+
 def test_free_memory_heeds_the_limit_of_a_container(tmp_path: Path) -> None:
     assert memory._left_in_container(tmp_path) == sys.maxsize  # no control groups
     (tmp_path / "memory.current").write_text("300\n")
