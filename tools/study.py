@@ -1,6 +1,6 @@
 """Train and evaluate every cell of (data set, variant, seed), resumably, and tabulate what came out.
 
-    python tools/study.py tools/studies/readme.yaml              # most of the README's table
+    python tools/study.py tools/studies/readme.yaml              # the README's table
     python tools/study.py tools/studies/readme.yaml --jobs 2     # two runs side by side, one thread each
     python tools/study.py mine.yaml --data data/digits --seeds 0 1 2 3 4
 
@@ -17,6 +17,7 @@ screen and to `table.md` beside it. On a machine with GPUs, jobs are dealt out t
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -68,7 +69,20 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
         **{name: scores[name] for name in ("acc", "nmi", "ari", "n", "clusters_used", "kmeans_features")},
         "label_free": scores["label_free"] | {name: last[name] for name in ("loss", "loss_instance", "entropy")},
         "command": f"tcc-fast train --data {cell.data} {' '.join(settings)}",
+        "code": commit(),
+        "torch": torch.__version__,
     }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The code that ran, as git names it: one seed may differ between versions by rounding alone."""
+    here = Path(__file__).resolve().parent
+    try:
+        said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    except OSError:
+        return None
+    return said.stdout.strip() or None
 
 
 def _call(arguments: list[str], environment: dict[str, str]) -> None:
