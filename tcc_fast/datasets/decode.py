@@ -3,7 +3,8 @@
 By format:
 - JPEG: baseline or progressive, grey, colour or CMYK (Adobe's inverted CMYK as Pillow handles it);
 - PNG: 1 to 16 bits, grey, palette, colour, with or without transparency;
-- WebP, GIF and TIFF: the first frame or page; BMP: all kinds that Pillow reads.
+- WebP, GIF and TIFF: the first frame or page; BMP: all kinds that Pillow reads;
+- AVIF: where Pillow was built with it (11.3 or newer); HEIC, as phones write it: with pillow-heif (`tcc-fast[heic]`).
 
 By rule: EXIF orientation is applied; transparency is laid over white; 16-bit samples keep their top byte
 (exact for 8-bit images that were widened by either custom, v << 8 or v * 257); colour profiles are ignored,
@@ -14,10 +15,12 @@ samples, and LAB.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +29,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -40,7 +42,7 @@ DEFAULT_MAX_PIXELS = 178_956_970
 """Pixels above which an image is refused as a decompression bomb: where Pillow itself stops (0.5 GB as
 RGB)."""
 
-_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+_OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
@@ -48,6 +50,11 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "GIF": GifImagePlugin.GifImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
+_OPTIONAL_OPENERS = {
+    "HEIC": ("pillow_heif", "HeifImageFile", "HEIC needs pillow-heif: pip install pillow-heif"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile", "AVIF needs Pillow 11.3: pip install --upgrade pillow"),
+}
+"""Module, class, and what is said without it: reason and remedy, since a phone's folder may hold nothing else."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,7 +76,7 @@ class Decoded:
     Attributes:
         image: mode L or RGB, upright.
         full_size: (width, height) upright, before the decoder's own reduction (`reduce_to`).
-        lossless: the source format keeps every pixel (all but JPEG and lossy WebP).
+        lossless: the source format keeps every pixel (all but JPEG, HEIC, AVIF and lossy WebP).
         plain: the source bytes hold exactly this image in a form that every decoder reads alike, so that
             they may be kept as they are (never after a reduction).
         kind: one of `tcc_fast.datasets.sniff.FORMATS`.
@@ -134,7 +141,7 @@ class _Refused(Exception):
 def _decode(kind: str, data: bytes, header: Header, max_pixels: int, reduce_to: int) -> Decoded:
     if header.size is not None:
         _check_size(header.size, max_pixels)
-    image: Image.Image = _OPENERS[kind](io.BytesIO(data))
+    image = _opener(kind)(io.BytesIO(data))
     _check_size(image.size, max_pixels)
     plain = header.plain and not image.info.get("mpoffset") and image.info.get("adobe_transform") != 0
     full_size = image.size
@@ -157,8 +164,20 @@ def _decode(kind: str, data: bytes, header: Header, max_pixels: int, reduce_to: 
         flat = flat.transpose(turn)
         if turn not in (_TURNS[2], _TURNS[3], _TURNS[4]):
             full_size = full_size[::-1]
-    lossless = kind != "JPEG" and not (kind == "WebP" and data[12:16] != b"VP8L")
+    lossless = kind not in ("JPEG", "HEIC", "AVIF") and not (kind == "WebP" and data[12:16] != b"VP8L")
     return Decoded(flat, full_size, lossless, plain and turn is None, kind)
+
+
+@functools.cache
+def _opener(kind: str) -> Callable[[io.BytesIO], Image.Image]:
+    if kind not in _OPTIONAL_OPENERS:
+        return _OPENERS[kind]
+    module, name, lacking = _OPTIONAL_OPENERS[kind]
+    try:
+        opener: Callable[[io.BytesIO], Image.Image] = getattr(importlib.import_module(module), name)
+    except ImportError:
+        raise _Refused(Rejected(lacking)) from None
+    return opener
 
 
 @contextlib.contextmanager

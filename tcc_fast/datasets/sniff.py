@@ -25,16 +25,10 @@ _UNSUPPORTED = {
     b"SIMPLE  =": "FITS",
     b"DDS ": "DDS",
 }
-_HEIF_BRANDS = {
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"mif1": "HEIF",
-    b"msf1": "HEIF",
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
-FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF", "HEIC", "AVIF")
 
 
 def sniff(head: bytes) -> tuple[str | None, str]:
@@ -55,14 +49,21 @@ def sniff(head: bytes) -> tuple[str | None, str]:
         return "BMP", ""
     if head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
         return (None, "Canon raw") if head[8:10] == b"CR" else ("TIFF", "")
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        return None, _HEIF_BRANDS[head[8:12]]
+    if head[4:8] == b"ftyp" and (kind := _heif_kind(head)):
+        return kind, ""
     if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n":
         return None, "Netpbm"
     for start, name in _UNSUPPORTED.items():
         if head.startswith(start):
             return None, name
     return None, ""
+
+
+def _heif_kind(head: bytes) -> str | None:
+    """By its brands: the major one, and those that it is compatible with, since either may name the codec."""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
+    return "AVIF" if brands & _AVIF_BRANDS else "HEIC" if brands & _HEIC_BRANDS else None
 
 
 def is_image(head: bytes) -> bool:

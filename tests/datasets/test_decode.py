@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -10,13 +11,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
+from tcc_fast.datasets import decode
 from tcc_fast.datasets.decode import Decoded, decode_image
 from tcc_fast.datasets.reader import Rejected
+from tcc_fast.datasets.sniff import HEAD_BYTES, sniff
+
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()  # for writing; reading needs nothing registered
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+HEIC_HEAD = b"\0\0\0\x18ftypheic" + bytes(50)
 Encode = Callable[..., bytes]
+
+
+def avif(*parts: Any) -> Any:
+    missing = not features.check("avif")
+    return pytest.param("AVIF", *parts, marks=pytest.mark.skipif(missing, reason="this Pillow has no AVIF"))
+
+
+def heic(*parts: Any) -> Any:
+    missing = pillow_heif is None
+    return pytest.param("HEIF", *parts, marks=pytest.mark.skipif(missing, reason="needs pillow-heif"))
 
 
 def pixels(data: bytes, **options: Any) -> np.ndarray[Any, Any]:
@@ -68,6 +89,8 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes, *extra: by
         ("TIFF", {"compression": "tiff_lzw"}),
         ("TIFF", {"compression": "tiff_adobe_deflate"}),
         ("MPO", {"quality": 95, "subsampling": 0}),
+        avif({"quality": 95, "subsampling": "4:4:4"}),
+        heic({"quality": 95, "chroma": 444}),
     ],
 )
 def test_colour(encode: Encode, kind: str, options: dict[str, Any]) -> None:
@@ -75,7 +98,7 @@ def test_colour(encode: Encode, kind: str, options: dict[str, Any]) -> None:
     assert found.shape == (16, 32, 3)
     assert np.abs(found[:, 2:12] - RED).max() <= 12
     assert np.abs(found[:, 20:30] - BLUE).max() <= 12
-    if kind not in ("JPEG", "MPO") and options != {"quality": 95}:
+    if kind not in ("JPEG", "MPO", "AVIF", "HEIF") and options != {"quality": 95}:
         assert (found == np.asarray(halves(RED, BLUE))).all()
 
 
@@ -201,7 +224,7 @@ def test_first_frame_only(encode: Encode, kind: str) -> None:
     assert (pixels(data) == RED).all()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", avif(), heic()])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(encode: Encode, kind: str, orientation: int) -> None:
     upright = Image.new("RGB", (48, 32), WHITE)
@@ -253,6 +276,38 @@ def test_plain_is_only_what_every_decoder_reads_alike(encode: Encode) -> None:
     assert not plain(encode(colour, "BMP"))
 
 
+@pytest.mark.parametrize("kind", [avif(), heic()])
+def test_files_of_phones_are_photographs(encode: Encode, kind: str) -> None:
+    decoded = decode_image(encode(halves(RED, BLUE), kind))
+    assert isinstance(decoded, Decoded)
+    assert (decoded.plain, decoded.lossless) == (False, False)  # so stored as JPEG, which all pipelines read
+
+
+def test_without_its_library_heic_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    decode._opener.cache_clear()
+    try:
+        assert reason(HEIC_HEAD) == "HEIC needs pillow-heif: pip install pillow-heif"
+    finally:
+        decode._opener.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("brands", "expected"),
+    [
+        (b"heic", "HEIC"),
+        (b"mif1heic", "HEIC"),
+        (b"mif1avif", "AVIF"),
+        (b"avifmif1miaf", "AVIF"),
+        (b"isommp42", None),  # a film
+    ],
+)
+def test_brands_tell_heic_from_avif(brands: bytes, expected: str | None) -> None:
+    box = brands[:4] + bytes(4) + brands[4:]
+    head = struct.pack(">I", 8 + len(box)) + b"ftyp" + box + b"avif, of the next box"
+    assert sniff(head[:HEAD_BYTES])[0] == expected
+
+
 def test_reduction_keeps_colours_and_reports_full_size(encode: Encode, photo: Any) -> None:
     image = photo(800, 600)
     data = encode(image, "JPEG", quality=95, subsampling=0)
@@ -275,7 +330,7 @@ def test_reduction_keeps_colours_and_reports_full_size(encode: Encode, photo: An
         (b"BMW and other cars, listed at length in a text file", "not an image"),
         (b"\xff", "not an image"),
         (b"%PDF-1.7 and so on", "not an image"),
-        (b"\0\0\0\x18ftypheic" + bytes(50), "unsupported format (HEIC)"),
+        pytest.param(HEIC_HEAD, "damaged (HEIC)", marks=heic().marks),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), "unsupported format (JPEG 2000)"),
         (b"P6\n2 2\n255\n" + bytes(12), "unsupported format (Netpbm)"),
         (b"\x89PNG\r\n\x1a\n", "truncated (PNG)"),
@@ -299,11 +354,14 @@ KINDS = {
     "GIF": {},
     "TIFF": {},
     "LZW TIFF": {"compression": "tiff_lzw"},
+    "AVIF": {},
+    "HEIF": {},
 }
+KINDS_OF_FILES = [{"AVIF": avif(), "HEIF": heic()}.get(kind, kind) for kind in KINDS]
 
 
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.9, 0.97])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS_OF_FILES)
 def test_cut_files(encode: Encode, kind: str, part: float, capfd: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), kind.split()[-1], **KINDS[kind])
