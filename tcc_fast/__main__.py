@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from pathlib import Path
 
 from tcc_fast.cli import app
 from tcc_fast.runs.preemption import EXIT_CODES, Preempted
+
+PYTHONS_FORMAT = warnings.formatwarning
 
 
 def main() -> None:
     """Run the command line. What a user can mend is printed in one line, without a traceback; exit code 1.
     A run that SIGTERM has stopped exits with 75, one that Ctrl-C has with 130, both after writing a checkpoint."""
+    warnings.formatwarning = _format_warning
     code = _run()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # At once: a thread of gloo that still held a tensor would abort a process that Python is about to leave.
@@ -64,6 +69,15 @@ def _lacks_memory(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """One of ours is for the user, who has no use for the line of code; those of libraries stay as they are."""
+    if category is RuntimeWarning and Path(filename).is_relative_to(Path(__file__).parent):
+        return f"tcc-fast: warning: {message}\n"
+    return PYTHONS_FORMAT(message, category, filename, lineno, line)
 
 
 def _main_says_it(error: ValueError) -> bool:

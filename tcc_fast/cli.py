@@ -117,6 +117,7 @@ def train(
     ] = None,
 ) -> None:
     """Train TCC on a packed data set."""
+    from tcc_fast.datasets.manifest import read_manifest
     from tcc_fast.distributed import leave, processes
     from tcc_fast.run_folder import plan_run, point_latest_at
     from tcc_fast.train import train as train_run
@@ -125,16 +126,21 @@ def train(
     if seeds is not None:
         from tcc_fast.seeds import parse_seeds, train_seeds
 
-        best = train_seeds(plan, parse_seeds(seeds), typer.echo).best
-        if processes().is_main_process:
-            typer.echo(f"done: {best}\nevaluate it with: tcc-fast eval --ckpt {shlex.quote(str(plan.run))}")
-        return leave()
-    checkpoint = train_run(
-        plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
-    )
+        done = train_seeds(plan, parse_seeds(seeds, plan.run), typer.echo).best
+    else:
+        done = train_run(
+            plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
+        )
     if processes().is_main_process:
-        typer.echo(f"done: {checkpoint}\nevaluate it with: tcc-fast eval --ckpt {shlex.quote(str(plan.run))}")
+        typer.echo(f"done: {done}\n{_what_next(plan.run, read_manifest(plan.data)[0].has_labels)}")
     leave()
+
+
+def _what_next(run: Path, has_labels: bool) -> str:
+    ckpt = f"--ckpt {shlex.quote(str(run))}"
+    if has_labels:
+        return f"evaluate it with: tcc-fast eval {ckpt}"
+    return f"see its clusters with: tcc-fast assign {ckpt} --out clusters.csv --sheets sheets"
 
 
 @app.command(name="config")
@@ -152,9 +158,11 @@ def config_command(
 
 @app.command(name="eval")
 def evaluate_command(
+    more: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="More of what --ckpt takes.")] = None,
     ckpt: Annotated[
-        list[str], typer.Option(help="A run, a checkpoint folder, or `latest`; several give mean and deviation.")
-    ],
+        list[str] | None,
+        typer.Option(help="A run, a checkpoint folder, or `latest`; several give mean and deviation."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one trained on.")] = None,
     split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
@@ -172,17 +180,20 @@ def evaluate_command(
     from tcc_fast.evaluation.report import show_evaluation, show_summary, summarise
     from tcc_fast.runs.checkpoint_folder import find_checkpoint, refuse_twice
 
-    if confusion is not None and len(ckpt) > 1:
+    runs = [*(ckpt or ()), *(more or ())]
+    if not runs:
+        raise ValueError("say which run to evaluate: tcc-fast eval --ckpt latest")
+    if confusion is not None and len(runs) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
     _check_folders(json_file, confusion)
     chosen = (("kmeans_features", kmeans_features), ("kmeans_pixels", kmeans_pixels))
     baselines = tuple(name for name, wanted in chosen if wanted)
     console = Console(highlight=False)
-    refuse_twice(map(find_checkpoint, ckpt))  # now, not after all the work
+    refuse_twice(map(find_checkpoint, runs))  # now, not after all the work
     results = []
     is_main = processes().is_main_process  # several processes share the images; one says what came of it
-    for one in ckpt:
-        results.append(evaluate(one, data, split, baselines, linear_probe, agreement=agreement))
+    for one in runs:
+        results.append(evaluate(one, data, split, baselines, linear_probe, agreement, confusion is not None))
         if is_main:
             show_evaluation(results[-1], console)
     leave()
@@ -210,6 +221,10 @@ def assign_command(
     features: Annotated[
         Path | None, typer.Option(help="Also write features and assignments to this safetensors file.")
     ] = None,
+    sort: Annotated[
+        Path | None, typer.Option(help="Also make this folder, with links to the images' files, a folder a cluster.")
+    ] = None,
+    src: Annotated[Path | None, typer.Option(help="For --sort: the folder that was converted.")] = None,
     split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
 ) -> None:
     """Say of every image which cluster it is in."""
@@ -221,9 +236,14 @@ def assign_command(
         raise ValueError(f"--out and --features are both {out}: name two files")
     if sheets is not None and sheets.exists() and not sheets.is_dir():
         raise ValueError(f"--sheets {sheets}: it is a file, but must be a folder")
-    sizes = write_clusters(ckpt, out, data, sheets, features, split)
+    if src is not None and sort is None:
+        raise ValueError("--src is for --sort, which makes a folder of links: give both, or neither")
+    if features is not None and features.suffix != ".safetensors":
+        raise ValueError(f"--features {features}: it writes safetensors, so the name must end in .safetensors")
+    sizes = write_clusters(ckpt, out, data, sheets, features, split, sort, src)
     if processes().is_main_process:
-        typer.echo(f"{out}: {sum(sizes):,} images in {sum(size > 0 for size in sizes)} clusters")
+        used = sum(size > 0 for size in sizes)
+        typer.echo(f"{out}: {sum(sizes):,} images in {used} cluster{'' if used == 1 else 's'}")
     leave()
 
 

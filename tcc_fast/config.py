@@ -320,7 +320,9 @@ def _read(name_or_file: str) -> dict[str, Any]:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
-        raise ValueError(f"override {override!r} must have the form KEY=VALUE, such as train.epochs=20")
+        raise ValueError(
+            f"{override!r} is no setting of the form KEY=VALUE, such as train.epochs=20{_option(override)}"
+        )
     *sections, field = key.split(".")
     node = tree
     for section in sections:
@@ -330,6 +332,15 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node[section] = child
         node = child
     node[field] = _parse_value(text)
+
+
+def _option(typed: str) -> str:
+    """What was meant where a folder or a config stands among the settings."""
+    if Path(typed).is_dir():
+        return f"; if it is the data set, write --data {typed}"
+    if typed in built_in_names() or Path(typed).is_file():
+        return f"; if it is the config, write --config {typed}"
+    return ""
 
 
 def _parse_value(text: str) -> Any:
@@ -347,7 +358,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -28,7 +28,7 @@ from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
 from tcc_fast.runs.checkpoint import load_training, save_checkpoint
 from tcc_fast.runs.run_state import RunState
-from tcc_fast.runs.same_run import check_same_run, describe
+from tcc_fast.runs.same_run import check_same_data, check_same_run, describe
 from tcc_fast.runs.training_tensors import Training
 from tcc_fast.telemetry import NonFiniteLoss
 
@@ -167,7 +167,8 @@ def open_session(
         precision: what `auto` means where the checkpoint does not say; None: by the device.
 
     Raises:
-        ValueError: the data set, the batch size, K, the epochs or the memory does not fit; says what to do.
+        ValueError: the data set, the batch size, K, the epochs or the memory does not fit, or is not that of the
+            checkpoint; says what to do.
     """
     _check_that_clusters_start(config)
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -177,6 +178,9 @@ def open_session(
     accelerator = _open_accelerator(config, run, precision)
     device = accelerator.device
     dataset = open_dataset(data)
+    if saved:
+        check_same_data(saved, dataset)  # before anything else is wrong with another one
+    counted = config.model.num_clusters is None
     config = with_num_clusters(config, dataset)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     dtype = computing.view_dtype(precision == "bf16")
@@ -185,6 +189,8 @@ def open_session(
     computing.tune(device, precision)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
+        if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
+            say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
         if lacking := _not_compiled_for_want_of(config, accelerator):
             say(f"steps are not compiled for want of {lacking}: slower, but the same")

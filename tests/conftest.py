@@ -13,6 +13,10 @@ import pytest
 
 # Several test processes share the cores, and threads that spin for each other would starve them all. Before torch.
 os.environ["OMP_NUM_THREADS"] = "1"
+# On a machine with a GPU as on one without: figures of many tests are a CPU's. With this variable set, the pipelines'
+# contract is also tested on the GPU (`TCC_FAST_TEST_GPU=1 pytest tests/pipelines/test_contract.py`).
+if "TCC_FAST_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import torch
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,45 @@ def test_a_config_in_the_place_of_a_run_is_neither_overwritten_nor_rewritten(hom
     assert (mine / "config.yaml").read_text() == settings
     type_in("train", "--resume", "runs/mine", "optim.lr=0.5")  # of a run that is complete: nothing is trained by it
     assert load_config("runs/mine/config.yaml").optim.lr != 0.5
+
+
+def test_eval_takes_runs_as_a_shell_lists_them(home: Path) -> None:
+    for seed in (0, 1):
+        type_in("train", *SETTINGS, f"seed={seed}", "--out", f"runs/several/seed-{seed}")
+    printed = type_in("eval", "--ckpt", "runs/several/seed-0", "runs/several/seed-1", "--no-kmeans-features")
+    assert "mean and sample standard deviation over 2 runs" in printed
+    assert "split all, runs/several/seed-1" in type_in("eval", "runs/several/seed-1", "--no-kmeans-features")
+    with pytest.raises(ValueError, match="say which run to evaluate: tcc-fast eval --ckpt latest"):
+        type_in("eval")
+
+
+def test_without_labels_train_points_to_the_clusters_and_eval_refuses_what_needs_labels(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_in("convert", "digits", "--labels", "none", "--out", "data/own")
+    printed = type_in("train", "--data", "data/own", *SETTINGS, "model.num_clusters=3", "--out", "runs/one")
+    assert "see its clusters with: tcc-fast assign --ckpt runs/one --out clusters.csv --sheets sheets" in printed
+    monkeypatch.setattr("tcc_fast.evaluation.trained.Trained.embed", None)  # not called
+    for option in ("--kmeans-pixels", "--linear-probe"):
+        with pytest.raises(ValueError, match=f"has no labels, which {option} needs: leave it out"):
+            type_in("eval", "--ckpt", "runs/one", option)
+    with pytest.raises(ValueError, match="has no labels, which --confusion needs: leave it out"):
+        type_in("eval", "--ckpt", "runs/one", "--confusion", "table.csv")
+
+
+def test_what_tcc_fast_warns_of_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(**options: object) -> None:
+        ours, others = Path(__main__.__file__).parent / "method" / "start.py", "elsewhere.py"
+        for file in (str(ours), others):
+            sys.stderr.write(warnings.formatwarning("beware", RuntimeWarning, file, 7))
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back at the end
+    monkeypatch.setattr(__main__, "app", warn)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert capsys.readouterr().err == "tcc-fast: warning: beware\nelsewhere.py:7: RuntimeWarning: beware\n"
 
 
 def test_the_same_run_twice_is_refused_before_the_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

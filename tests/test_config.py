@@ -100,7 +100,9 @@ def test_a_config_survives_writing_and_reading() -> None:
         (["augment.zoom=0.9"], "'augment.zoom' is a list: write augment.zoom=[1,1]"),
         (["optim.milestones=0.5"], "'optim.milestones' is a list: write optim.milestones=[0.48,0.64,0.8]"),
         (["start.at=1"], "'start.at': input should be less than 1, got 1"),
-        (["train.epochs"], "must have the form KEY=VALUE"),
+        (["train.epochs"], "is no setting of the form KEY=VALUE, such as train.epochs=20"),
+        (["/tmp"], "if it is the data set, write --data /tmp"),
+        (["glyphs"], "if it is the config, write --config glyphs"),
         (["seed.x=1"], "'seed'"),
     ],
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,8 +174,10 @@ def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks |
         ValueError: no such reader, or the reader cannot use `src`, `labels` or `checks`.
     """
     if name not in READERS:
-        near = difflib.get_close_matches(name, READERS, n=1)
+        near = difflib.get_close_matches(name, READERS, n=1, cutoff=0.75)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if os.path.isdir(name):
+            hint = f"; it is a folder: for the images in it, write `tcc-fast convert folder --src {shlex.quote(name)}`"
         raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(READERS)})")
     if labels not in ("auto", "none", "folders"):
         raise ValueError(f"labels is {labels!r}, but can be auto, none or folders")

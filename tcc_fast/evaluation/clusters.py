@@ -1,4 +1,4 @@
-"""What a user does with clusters: a table of which image is in which, sheets to look at, features to search in."""
+"""What a user does with clusters: a table of which image is in which, sheets, sorted folders, features to search in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.distributed import gather_objects, rank
+from tcc_fast.distributed import decide, gather_objects, rank
+from tcc_fast.evaluation.sort import check_sort_folder, link_by_cluster, source_files
 from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.pipelines.damage import Damage
 
@@ -31,6 +32,8 @@ def write_clusters(
     sheets: Path | None = None,
     features: Path | None = None,
     split: str = "all",
+    sort: Path | None = None,
+    src: Path | None = None,
 ) -> list[int]:
     """Cluster images by argmax of π and write down what came of it; a matter of all ranks, of which one writes.
 
@@ -42,15 +45,19 @@ def write_clusters(
             earlier call go.
         features: safetensors file: ``features`` f (n, d) and ``assignment`` π (n, K), float32, in the table's order.
         split: one of the manifest's splits.
+        sort: folder to make, with links to the images' own files in a folder for each cluster.
+        src: with ``sort``: the folder that was converted, where the files are.
 
     Returns:
         Images of each cluster, without those that cannot be decoded.
 
     Raises:
-        ValueError: no such checkpoint, data set or split, or a damaged one; or the features cannot be written.
-        OSError: the table or a sheet cannot be written.
+        ValueError: no such checkpoint, data set or split, or a damaged one; or the features cannot be written, or the
+            files to link to are not there.
+        OSError: the table, a sheet or a link cannot be written.
     """
     trained = open_trained(ckpt, data, split)
+    files = decide(lambda: _files_to_sort(trained, sort, src))  # what is missing is said before the work
     damage = Damage(trained.dataset)
     f, pi = trained.embed(damage=damage)
     undecodable = set[int]().union(*gather_objects(damage.indices))
@@ -67,7 +74,17 @@ def write_clusters(
                 raise ValueError(f"{features} cannot be written ({error})") from None
         if sheets is not None:
             _write_sheets(sheets, trained, cluster, confidence, num_clusters)
+        if sort is not None:
+            sources = trained.dataset.sources()[trained.indices.start : trained.indices.stop]
+            link_by_cluster(sort, files, sources, cluster.tolist(), num_clusters)
     return (cluster + 1).bincount(minlength=num_clusters + 1)[1:].tolist()
+
+
+def _files_to_sort(trained: Trained, sort: Path | None, src: Path | None) -> list[bytes]:
+    if sort is None:
+        return []
+    check_sort_folder(sort)
+    return source_files(trained.dataset, trained.indices, src)
 
 
 def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tensor) -> None:

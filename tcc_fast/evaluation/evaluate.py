@@ -65,7 +65,7 @@ class Evaluation:
     title: str = ""
     """What the data set is called on screen."""
     confusion: np.ndarray | None = None
-    """(K, classes) images of each cluster and class."""
+    """(K, classes) images of each cluster and class, if asked for."""
 
     @property
     def clusters_used(self) -> int:
@@ -104,8 +104,9 @@ def evaluate(
     split: str = "all",
     baselines: tuple[str, ...] = ("kmeans_features",),
     linear_probe: bool = False,
-    batch_size: int = 512,
     agreement: bool = False,
+    confusion: bool = False,
+    batch_size: int = 512,
 ) -> Evaluation:
     """Cluster images by argmax of π and compare with the labels, if there are any.
 
@@ -115,12 +116,13 @@ def evaluate(
         split: one of the manifest's splits.
         baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
         linear_probe: also train a linear classifier on f, with labels.
-        batch_size: images at a time.
         agreement: also augment every image twice, as in training, and see whether both views get the same cluster;
             of the whole data set trained on.
+        confusion: also count the images of each cluster and class.
+        batch_size: images at a time.
 
     Raises:
-        ValueError: no such checkpoint, data set or split, or a damaged one.
+        ValueError: no such checkpoint, data set or split, or a damaged one; or there are no labels for what needs them.
     """
     unknown = set(baselines) - set(BASELINES)
     if unknown:
@@ -130,8 +132,13 @@ def evaluate(
     if agreement and (split != "all" or not trained.same_data):
         raise ValueError("--agreement is of all images of the data set trained on: leave out --split and --data")
     all_labels = dataset.labels()
-    if linear_probe and all_labels is None:
-        raise ValueError(f"{dataset.path} has no labels, which --linear-probe needs: leave it out")
+    labelled = {
+        "--linear-probe": linear_probe,
+        "--kmeans-pixels": "kmeans_pixels" in baselines,
+        "--confusion": confusion,
+    }
+    if all_labels is None and (asked := [option for option, wanted in labelled.items() if wanted]):
+        raise ValueError(f"{dataset.path} has no labels, which {' and '.join(asked)} needs: leave it out")
     image_size = config.data.image_size
     features, assignment = trained.embed(batch_size)
     predictions = assignment.argmax(dim=1).numpy()
@@ -172,7 +179,7 @@ def evaluate(
         label_free=label_free,
         class_names=names or (),
         title=dataset.title,
-        confusion=None if labels is None or not names else _confusion(predictions, labels, num_clusters, len(names)),
+        confusion=_confusion(predictions, labels, num_clusters, names) if confusion and labels is not None else None,
     )
 
 
@@ -202,20 +209,18 @@ def _linear_probe(features: np.ndarray, labels: np.ndarray) -> float:
     return float(cross_val_score(classifier, features, labels, cv=PROBE_FOLDS).mean())
 
 
-def _confusion(predictions: np.ndarray, labels: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
-    table = np.zeros((num_clusters, num_classes), dtype=np.int64)
+def _confusion(
+    predictions: np.ndarray, labels: np.ndarray, num_clusters: int, names: tuple[str, ...] | None
+) -> np.ndarray:
+    assert names is not None, "labels have names"
+    table = np.zeros((num_clusters, len(names)), dtype=np.int64)
     np.add.at(table, (predictions, labels), 1)
     return table
 
 
 def write_confusion(result: Evaluation, file: Path) -> None:
-    """Write the images of each cluster (rows) and class (columns) as CSV.
-
-    Raises:
-        ValueError: there are no labels.
-    """
-    if result.confusion is None:
-        raise ValueError(f"{result.title} has no labels, so there is no confusion to write: leave --confusion out")
+    """Write the images of each cluster (rows) and class (columns) as CSV; of an evaluation that counted them."""
+    assert result.confusion is not None
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["cluster", *result.class_names])

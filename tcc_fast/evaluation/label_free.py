@@ -44,7 +44,7 @@ def label_free_scores(features: Tensor, assignment: Tensor) -> dict[str, float]:
     return {
         "silhouette": silhouette,
         "confidence": largest.mean().item(),
-        "balance": -(share * share.log()).sum().item() / math.log(num_clusters),
+        "balance": abs((share * share.log()).sum().item()) / math.log(num_clusters),
     }
 
 

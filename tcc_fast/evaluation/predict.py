@@ -63,14 +63,15 @@ class Predictor:
         self.image_size = self.trained.state.config.data.image_size
         self._mean, self._std = moment_tensors((dataset["mean"], dataset["std"]), self.trained.device)
 
-    def __call__(self, images: Iterable[Source], batch_size: int = 256) -> Prediction:
-        """Features and assignments of images, in their order.
+    def __call__(self, images: Iterable[Source] | Source, batch_size: int = 256) -> Prediction:
+        """Features and assignments of images, in their order; a single one is a prediction of n = 1.
 
         Raises:
             ValueError: there is none, or one is no image; says which.
             OSError: a file cannot be read.
         """
-        encoded = [encode(self.trained.model, views, self.trained.bf16) for views in self._views(images, batch_size)]
+        batches = self._views(_several(images), batch_size)
+        encoded = [encode(self.trained.model, views, self.trained.bf16) for views in batches]
         if not encoded:
             raise ValueError("there are no images to predict of")
         return Prediction(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))
@@ -86,6 +87,13 @@ class Predictor:
                 views = []
         if views:
             yield torch.cat(views)
+
+
+def _several(images: Iterable[Source] | Source) -> Iterable[Source]:
+    """A list of a single image, which can be iterated over as well: of an array, its rows are no images."""
+    if isinstance(images, np.ndarray):
+        return [images] if images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3) else iter(images)
+    return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
 
 
 def _pixels(image: Source, place: int, reduce_to: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

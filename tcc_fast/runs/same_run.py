@@ -35,17 +35,27 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def check_same_data(saved: RunState, dataset: Dataset) -> None:
+    """See that a checkpoint was trained on this data set, wherever it lies now.
+
+    Raises:
+        ValueError: its contents differ.
+    """
+    if saved.dataset["fingerprint"] != dataset.fingerprint:
+        raise ValueError(
+            f"the run was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
+            f"{saved.dataset['path']}), not on {dataset.path}, whose contents differ: "
+            "continue it on its own data set, or start a new run with --out"
+        )
+
+
 def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> list[str]:
     """See that a checkpoint is of this run; returns a sentence on each setting that was changed and may be.
 
     Raises:
         ValueError: it is of another data set, or of other settings; says what differs.
     """
-    if saved.dataset["fingerprint"] != dataset.fingerprint:
-        raise ValueError(
-            f"{checkpoint} was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
-            f"{saved.dataset['path']}), not on {dataset.path}: its contents differ"
-        )
+    check_same_data(saved, dataset)
     old, new = _flat(saved.config), _flat(config)
     differing = differing_settings(saved.config, config)
     if fixed := [key for key in differing if key not in _CHANGEABLE_KEYS]:

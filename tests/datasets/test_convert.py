@@ -231,6 +231,8 @@ def test_default_destination(tmp_path: Path, photos: Path, monkeypatch: pytest.M
         ),
         ({"name": "cifar"}, "did you mean 'cifar10'"),
         ({"name": "digit"}, "did you mean 'digits'"),
+        ({"name": "/tmp"}, "it is a folder: .*`tcc-fast convert folder --src /tmp`"),
+        ({"name": "photos"}, r"unknown data set 'photos' \(known: "),
         ({"name": "digits", "src": "."}, "takes no source"),
         ({"name": "digits", "labels": "folders"}, "for the folder reader"),
         ({"name": "digits", "labels": "some"}, "auto, none or folders"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from tcc_fast.cli import app
 from tcc_fast.config import load_config
 from tcc_fast.datasets import Dataset, convert, open_dataset
+from tcc_fast.datasets.names import unescape_name
 from tcc_fast.evaluation.clusters import GAP, THUMBNAIL, contact_sheet, write_clusters
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.train import train
@@ -142,6 +144,50 @@ def test_images_that_were_not_trained_on_are_assigned_by_their_own_names(run: Pa
     printed = CliRunner().invoke(app, command, catch_exceptions=False).output
     assert "6 images in" in printed
     assert [row["source"] for row in rows_of(tmp_path / "new.csv")] == [f"größe {shade}.png" for shade in range(6)]
+
+
+def photographs(folder: Path) -> Path:
+    """Eight images in two folders, one with a name that is no text."""
+    names = ["a/one.png", "a/two.png", "b/one.png", "b/with, comma.png", "größe.png", "back\\slash.png", "x.png"]
+    for shade, name in enumerate([*map(os.fsencode, names), b"latin\xe9.png"]):
+        file = os.path.join(os.fsencode(folder), name)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "wb") as stream:
+            Image.new("RGB", (30, 20), (shade * 30,) * 3).save(stream, "PNG")
+    return folder
+
+
+@pytest.mark.parametrize("formats", ["tar", "files"])
+def test_sorted_folders_link_every_image_below_its_cluster(run: Path, tmp_path: Path, formats: str) -> None:
+    raw = photographs(tmp_path / "raw")
+    convert("folder", tmp_path / "set", raw, formats=formats, short_side=0, progress=False)
+    command = ["assign", "--ckpt", str(run), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "new.csv")]
+    known = [] if formats == "files" else ["--src", str(raw)]
+    CliRunner().invoke(app, [*command, "--sort", str(tmp_path / "sorted"), *known], catch_exceptions=False)
+    rows = rows_of(tmp_path / "new.csv")
+    assert len(rows) == 8
+    for row in rows:
+        name = os.fsencode(unescape_name(row["source"]))
+        link = os.path.join(os.fsencode(tmp_path / "sorted" / f"cluster-{row['cluster']}"), name)
+        assert os.readlink(link) == os.path.join(os.fsencode(raw), name)
+    links = [file for _, _, files in os.walk(tmp_path / "sorted") for file in files]
+    assert len(links) == 8
+    with pytest.raises(ValueError, match=r"sorted: it is there and not an empty folder"):
+        CliRunner().invoke(app, [*command, "--sort", str(tmp_path / "sorted"), *known], catch_exceptions=False)
+    assert len([file for _, _, files in os.walk(tmp_path / "sorted") for file in files]) == 8
+
+
+def test_what_cannot_be_sorted_is_said_before_the_work(run: Path, tmp_path: Path) -> None:
+    command = ["assign", "--ckpt", str(run), "--out", str(tmp_path / "a.csv"), "--sort", str(tmp_path / "sorted")]
+    with pytest.raises(ValueError, match="say where they are with --src FOLDER"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    with pytest.raises(ValueError, match=r"is not there: --src must be the folder that was converted"):
+        CliRunner().invoke(app, [*command, "--src", str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(ValueError, match="--src is for --sort"):
+        CliRunner().invoke(app, [*command[:-2], "--src", str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        CliRunner().invoke(app, [*command[:-2], "--features", "f.npy"], catch_exceptions=False)
+    assert not (tmp_path / "a.csv").exists()
 
 
 def test_where_nothing_can_be_written_is_said_before_the_work(run: Path, tmp_path: Path) -> None:

@@ -52,6 +52,16 @@ def test_every_form_of_an_image_is_the_same_image(predictor: Predictor, tmp_path
     assert (predictor([255 - grey]).features - found.features[0]).abs().max() > 0.01
 
 
+def test_a_single_image_need_not_stand_in_a_list(predictor: Predictor, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (9, 14), dtype=np.uint8)
+    file = tmp_path / "noise.png"
+    Image.fromarray(grey).save(file)
+    expected = predictor([grey]).features
+    for one in (grey, np.stack([grey] * 3, axis=2), Image.fromarray(grey), file, str(file), file.read_bytes()):
+        assert torch.equal(predictor(one).features, expected)
+    assert predictor(np.stack([grey, 255 - grey])).features.shape == (2, 16)  # of grey images
+
+
 def test_photographs_get_nearly_what_their_converted_copies_get(
     run: Path, predictor: Predictor, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tcc_fast.config import Config, load_config
 from tcc_fast.datasets import convert
@@ -83,8 +84,17 @@ def test_a_missing_shard_of_q_is_named(digits: Path, begun: Path) -> None:
 def test_another_data_set_is_refused_by_name(begun: Path, tmp_path: Path) -> None:
     convert("digits", tmp_path / "other", labels="none", progress=False)
     config = load_config("digits", [*OPTIONS, "train.keep_checkpoints=5", "model.num_clusters=10"])
-    with pytest.raises(ValueError, match=r"was trained on digits .* not on .*other: its contents differ"):
+    with pytest.raises(ValueError, match=r"was trained on digits .* not on .*other, whose contents differ"):
         train(config, tmp_path / "other", begun, resume="must")
+
+
+def test_another_data_set_is_named_before_what_else_is_wrong_with_it(begun: Path, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    for shade in range(3):
+        Image.new("L", (8, 8), 80 * shade).save(tmp_path / "few" / f"{shade}.png")
+    convert("folder", tmp_path / "other", tmp_path / "few", progress=False)  # of fewer images than K and the batch
+    with pytest.raises(ValueError, match=r"was trained on digits .* not on .*other, whose contents differ"):
+        train(load_config("digits", OPTIONS), tmp_path / "other", begun, resume="must")
 
 
 def test_gradient_accumulation_is_refused_with_its_reason(
