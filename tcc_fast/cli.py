@@ -150,10 +150,13 @@ def config_command(
     ] = None,
 ) -> None:
     """Print every setting, with what it is for, as YAML that --config reads."""
-    from tcc_fast.commented_yaml import commented_yaml
-    from tcc_fast.config import Config, load_config
+    from tcc_fast.commented_yaml import commented_yaml, read_reasons
+    from tcc_fast.config import Config, load_config, read_text
 
-    typer.echo(commented_yaml(Config() if name is None else load_config(name)), nl=False)
+    if name is None:
+        typer.echo(commented_yaml(Config()), nl=False)
+    else:
+        typer.echo(commented_yaml(load_config(name), read_reasons(read_text(name))), nl=False)
 
 
 @app.command(name="eval")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -15,27 +16,49 @@ INDENT = "  "
 HEAD = "# Every setting of a run, for --config. A line taken out has its default, which `tcc-fast config` shows.\n"
 
 
-def commented_yaml(config: Config) -> str:
-    """The settings in the order of `tcc_fast.config`, with the sentences that stand there as comments above each."""
-    return "\n".join([HEAD, *_lines(config, "")]) + "\n"
+def commented_yaml(config: Config, reasons: Mapping[str, str] | None = None) -> str:
+    """The settings in the order of `tcc_fast.config`, with the sentences that stand there as comments above each.
+
+    Args:
+        config: the settings.
+        reasons: by dotted key, what the config's own file says of a value: it is put behind it.
+    """
+    return "\n".join([HEAD, *_lines(config, "", reasons or {})]) + "\n"
 
 
-def _lines(section: Section, indent: str) -> Iterator[str]:
+def read_reasons(text: str) -> dict[str, str]:
+    """By dotted key, the comment behind each value that stands in a line of its own, as in built-in configs."""
+    found, section = {}, ""
+    for line in text.splitlines():
+        if begins := re.match(r"(\w+):\s*(#.*)?$", line):
+            section = begins[1]
+        elif value := re.match(r"(\s*)(\w+):.*?\s#\s*(.+)$", line):
+            found[f"{section}.{value[2]}" if value[1] else value[2]] = value[3]
+    return found
+
+
+def _lines(section: Section, path: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    indent = INDENT if path else ""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
             yield ""
             yield from _comment(type(value).__doc__ or "", indent)
             yield f"{indent}{name}:"
-            yield from _lines(value, indent + INDENT)
+            yield from _lines(value, f"{name}.", reasons)
         else:
-            yield from _comment(_sentences(field), indent)
-            yield f"{indent}{_entry(section, name)}"
+            changed = value != field.get_default(call_default_factory=True)
+            reason = reasons.get(path + name)
+            yield from _comment(_sentences(field, changed), indent)
+            yield f"{indent}{_entry(section, name)}" + (f"  # {reason}" if reason else "")
 
 
-def _sentences(field: FieldInfo) -> str:
+def _sentences(field: FieldInfo, changed: bool) -> str:
+    """What the setting is for; where its value is not the default, the origin is said to be the default's."""
     assert field.description is not None, "every setting says what it is"
-    return field.description
+    if not changed:
+        return field.description
+    return re.sub(r"\b([Oo])rigin: ", r"\1rigin of the default: ", field.description)
 
 
 def _comment(text: str, indent: str) -> list[str]:

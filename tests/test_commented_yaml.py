@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tcc_fast.commented_yaml import WIDTH, commented_yaml
-from tcc_fast.config import Config, Section, all_keys, built_in_names, load_config
+from tcc_fast.commented_yaml import WIDTH, commented_yaml, read_reasons
+from tcc_fast.config import Config, Section, all_keys, built_in_names, load_config, read_text
 from tests.test_cli import type_in
 
 
@@ -46,6 +46,31 @@ def test_every_setting_stands_below_its_sentence() -> None:
             if about.description is not None:
                 assert f"{' '.join(about.description.split())} {field}: " in words
     assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_a_changed_value_has_the_reason_of_its_config_and_the_origin_is_the_defaults() -> None:
+    lines = type_in("config", "glyphs").splitlines()
+    changed = next(place for place, line in enumerate(lines) if line.startswith("  shear: "))
+    assert lines[changed] == "  shear: 25.0  # ours, addition: italics"
+    changed = next(place for place, line in enumerate(lines) if line.startswith("  flip: "))
+    assert "Origin of the default: prototype." in lines[changed - 1]
+    assert lines[changed] == "  flip: 0.0  # ours: letters have a reading direction"
+    kept = next(place for place, line in enumerate(lines) if line.startswith("  feature_dim: "))
+    assert lines[kept - 1 : kept + 1] == ["  # d, the dimension of f. Origin: prototype, MiCE.", "  feature_dim: 128"]
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_every_reason_of_a_built_in_config_is_kept(name: str) -> None:
+    text = read_text(name)
+    reasons = read_reasons(text)
+    assert len(reasons) == sum(line.startswith("  ") for line in text.splitlines())
+    printed = type_in("config", name)
+    assert all(f"  # {reason}\n" in printed for reason in reasons.values())
+
+
+def test_reasons_are_read_where_they_stand() -> None:
+    text = "# head\nseed: 3  # mine\nmodel:  # networks\n  # a line of its own\n  width: 8 # small\n  stem: 3x3\n"
+    assert read_reasons(text) == {"seed": "mine", "model.width": "small"}
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
