@@ -186,12 +186,14 @@ def test_two_processes_train_as_one_and_one_of_them_writes(
 
 def test_two_processes_evaluate_as_one(pair: tuple[Path, str], tmp_path: Path) -> None:
     run, result = pair[0], tmp_path / "eval.json"
-    done = launch(2, "-m", "tcc_fast", "eval", "--ckpt", str(run), "--json", str(result), "--no-kmeans-features")
+    done = launch(2, "-m", "tcc_fast", "eval", "--ckpt", str(run), "--json", str(result), "--linear-probe")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("TCC (argmax") == 1
     many = json.loads(result.read_text())
-    one = evaluate(str(run), baselines=()).to_json()
+    one = evaluate(str(run), linear_probe=True).to_json()
     assert many["n"] == 1797
+    assert many["kmeans_features"]["acc"] == pytest.approx(one["kmeans_features"]["acc"], abs=0.02)
+    assert many["linear_probe"] == pytest.approx(one["linear_probe"], abs=0.02)
     assert many["acc"] == pytest.approx(one["acc"], abs=0.002)  # an image on a border may fall to either side
 
 

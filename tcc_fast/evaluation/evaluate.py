@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +152,7 @@ def evaluate(
     labels = None if all_labels is None else all_labels[indices.start : indices.stop]
 
     def kmeans(name: str) -> Scores | None:
+        """By the main rank, which has all cores while the others wait."""
         if labels is None:
             return None
         points = features.numpy() if name == "kmeans_features" else _pixels(dataset, indices, image_size)
@@ -174,8 +176,8 @@ def evaluate(
         scores=None if labels is None else score(labels, predictions),
         acc_majority=None if labels is None else majority_accuracy(labels, predictions),
         same_data=trained.same_data,
-        baselines={name: kmeans(name) for name in baselines},
-        linear_probe=_linear_probe(features.numpy(), labels) if linear_probe and labels is not None else None,
+        baselines={name: decide(functools.partial(kmeans, name)) for name in baselines},
+        linear_probe=decide(lambda: _linear_probe(features.numpy(), labels)) if linear_probe else None,
         label_free=label_free,
         class_names=names or (),
         title=dataset.title,
@@ -199,7 +201,8 @@ def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:
     return images.flatten(1).numpy().astype(np.float32)
 
 
-def _linear_probe(features: np.ndarray, labels: np.ndarray) -> float:
+def _linear_probe(features: np.ndarray, labels: np.ndarray | None) -> float:
+    assert labels is not None, "looked for before the work"
     present = np.bincount(labels)
     if (present > 0).sum() < 2 or present[present > 0].min() < PROBE_FOLDS:
         raise ValueError(
