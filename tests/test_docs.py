@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +37,11 @@ def test_python_blocks_run_one_after_another(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "'acc': 0." in done.stdout
+    run = tmp_path / "runs" / "in-python"
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    written = [path.name for path in run.iterdir() if not path.name.startswith(".") and path.is_file()]
+    for name in (*line, *written):
+        assert re.search(rf"^\|.*`{re.escape(name)}`.*\|", page, re.MULTILINE), f"{name} stands in no table"
 
 
 @pytest.mark.parametrize("stem", ["7x7", "3x3"])
