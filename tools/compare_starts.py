@@ -193,4 +193,7 @@ def table(scores: dict[str, dict[str, dict[str, list[float]]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from plainly import plainly
+
+    with plainly():
+        main()

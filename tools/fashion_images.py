@@ -47,9 +47,12 @@ def unpack(package: Path, folder: Path, each: int) -> int:
 
 
 if __name__ == "__main__":
+    from plainly import plainly
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--each", type=int, default=1000, help="images of each kind (default: 1000)")
     arguments = parser.parse_args()
-    print(unpack(arguments.package, arguments.folder, arguments.each), "images in", arguments.folder)
+    with plainly():
+        print(unpack(arguments.package, arguments.folder, arguments.each), "images in", arguments.folder)

@@ -74,4 +74,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from plainly import plainly
+
+    with plainly():
+        main()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -149,3 +151,21 @@ def test_what_ranks_hold_and_send_is_what_the_formulas_say(
         assert found["gradient_bytes"] == found["parameter_bytes"]
         assert found["shard_bytes"] == 4 * tool.DIM * 2048 // 2
     assert "| 2 | cpu | 2,048 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["how_hard.py", "nowhere"],
+        ["choose_seed.py", "nowhere.jsonl"],
+        ["compare_starts.py", "nowhere"],
+        ["fashion_images.py", "nowhere.tgz", "images"],
+        ["cifar10_images.py", "nowhere.tgz", "images"],
+    ],
+)
+def test_a_missing_file_is_one_line_without_a_traceback(command: list[str], tmp_path: Path) -> None:
+    tool = Path(__file__).parents[2] / "tools" / command[0]
+    done = subprocess.run([sys.executable, tool, *command[1:]], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"{command[0]}: .*nowhere.*\n", done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
