@@ -99,10 +99,11 @@ def open_pipeline(
         compiled: on a GPU: use torch.compile for the views.
 
     Raises:
-        ValueError: the batch does not fit the data set or the ranks, `resident` does not fit into memory, or what
-            the backend needs is not installed or not converted.
+        ValueError: the batch does not fit the data set or the ranks, there is no such split, `resident` does not fit
+            into memory, or what the backend needs is not installed or not converted.
     """
-    order = EpochOrder(len(dataset), config.train.batch_size, config.seed, shard)
+    images = dataset.split(config.data.split)
+    order = EpochOrder(len(images), config.train.batch_size, config.seed, shard, images.start)
     choice = choice or choose_pipeline(dataset, config, device)
     return open_backend(choice.name, dataset, config, device, order, dtype, compiled)
 

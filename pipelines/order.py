@@ -32,9 +32,10 @@ class EpochOrder:
         batch_size: the global batch, over all ranks.
         seed: of the shuffling.
         shard: this rank.
+        first: index of the first of these images in the data set, of which the others follow.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, shard: Shard) -> None:
+    def __init__(self, num_images: int, batch_size: int, seed: int, shard: Shard, first: int = 0) -> None:
         ranks = shard.world_size
         if num_images < max(2, ranks):
             raise ValueError(
@@ -54,13 +55,14 @@ class EpochOrder:
                 f"set train.batch_size={batch_size // ranks * ranks or ranks}"
             )
         self.num_images, self.batch_size, self.seed, self.shard = num_images, batch_size, seed, shard
+        self.first = first
         self.batches_per_epoch = num_images // batch_size
         self._epoch: int | None = None
 
     def indices(self, epoch: int, batch: int) -> Tensor:
         """This rank's part of a batch: (batch_size / world_size,) int64 on the CPU."""
         if self._epoch != epoch:
-            self._permutation = permutation(self.num_images, self.seed, epoch)
+            self._permutation = self.first + permutation(self.num_images, self.seed, epoch)
             self._epoch = epoch
         part = self.batch_size // self.shard.world_size
         start = batch * self.batch_size + self.shard.rank * part

@@ -167,7 +167,9 @@ def evaluate_command(
         typer.Option(help="A run, a checkpoint folder, or `latest`; several give mean and deviation."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one trained on.")] = None,
-    split: Annotated[str, typer.Option(help="Which of the data set's splits.")] = "all",
+    split: Annotated[
+        str | None, typer.Option(help="Which of the data set's splits; default: the one trained on.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
     confusion: Annotated[Path | None, typer.Option(help="Also write clusters by classes to this CSV file.")] = None,
     kmeans_features: Annotated[bool, typer.Option(help="Also run k-means on the features.")] = True,

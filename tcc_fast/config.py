@@ -45,6 +45,8 @@ class DataConfig(Section):
     pipeline: Literal["auto", "resident", "ffcv", "dali", "torch"] = "auto"
     """How views are made: `resident` (decoded once into device memory), `ffcv` and `dali` (decoded anew in every
     epoch, once for both views), `torch` (DataLoader, the reference)."""
+    split: str = "all"
+    """Which of the data set's splits is trained on. `all`: the field's custom, for training and evaluation alike."""
     image_size: int = Field(96, ge=4, le=1024)
     """Side of the square views, in pixels."""
     workers: int | None = Field(None, ge=0)

@@ -61,12 +61,14 @@ class Reporter:
         """Say what is about to happen."""
         session = self.session
         config, accelerator, dataset = session.config, session.accelerator, session.dataset
-        self.say(f"{dataset.title}: {len(dataset):,} images into {config.model.num_clusters} clusters")
+        num_images, split = len(session.images), config.data.split
+        of_split = "" if split == "all" else f" of split {split}"
+        self.say(f"{dataset.title}: {num_images:,} images{of_split} into {config.model.num_clusters} clusters")
         self.say(
             f"{accelerator.device}, {session.precision}, {accelerator.num_processes} process(es), run folder {self.run}"
         )
         stem = stem_advice(config.model.stem, config.data.image_size)
-        queue = queue_advice(config.queue.instance_length, len(dataset))
+        queue = queue_advice(config.queue.instance_length, num_images)
         size = dataset.manifest.geometry.size_advice(config.data.image_size)
         slow = backbone_advice(config.model.backbone, accelerator.device)
         for advice in filter(None, (stem, queue, size, slow)):

@@ -61,6 +61,11 @@ class Session:
         return self.training.optimizer
 
     @property
+    def images(self) -> range:
+        """Indices of the images that are trained on."""
+        return self.dataset.split(self.config.data.split)
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.pipeline.batches_per_epoch * self.config.train.epochs
@@ -81,7 +86,7 @@ class Session:
         features, _ = embed(
             self.model,
             self.dataset,
-            evenly_spread(len(self.dataset)),
+            [self.images[place] for place in evenly_spread(len(self.images))],
             self.config.data.image_size,
             self.accelerator.device,
             bf16=self.precision == "bf16",
@@ -289,7 +294,7 @@ def with_num_clusters(config: Config, dataset: Dataset) -> Config:
     """The config with K: as set, or the number of classes. Only class names are looked at, never labels.
 
     Raises:
-        ValueError: neither is known, or there are fewer images than clusters.
+        ValueError: neither is known, or there are fewer images than clusters, or no such split.
     """
     num_clusters = config.model.num_clusters
     if num_clusters is None:
@@ -303,6 +308,7 @@ def with_num_clusters(config: Config, dataset: Dataset) -> Config:
         raise ValueError(
             f"{dataset.path} has a single class, so say how many clusters to look for: model.num_clusters=10"
         )
-    if num_clusters > len(dataset):
-        raise ValueError(f"model.num_clusters is {num_clusters}, but there are only {len(dataset)} images")
+    num_images = len(dataset.split(config.data.split))
+    if num_clusters > num_images:
+        raise ValueError(f"model.num_clusters is {num_clusters}, but there are only {num_images} images")
     return config.model_copy(update={"model": config.model.model_copy(update={"num_clusters": num_clusters})})

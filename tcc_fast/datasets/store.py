@@ -98,6 +98,17 @@ class Dataset:
         """(N,) bool: whether an image is a PNG; if not, it is a JPEG."""
         return self._is_png.copy()
 
+    def split(self, name: str) -> range:
+        """Indices of the images of a split.
+
+        Raises:
+            ValueError: there is none of this name; lists those that are there.
+        """
+        splits = self.manifest.splits
+        if name not in splits:
+            raise ValueError(f"{self.path} has no split {name!r}: it has {', '.join(splits)}")
+        return range(*splits[name])
+
     def sources(self) -> list[str]:
         """Printable name of every image's original within the source (`names.unescape_name` gives the raw
         one)."""

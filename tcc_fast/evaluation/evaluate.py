@@ -55,7 +55,11 @@ class Evaluation:
     acc_majority: float | None
     """Each cluster answers with its most frequent class."""
     same_data: bool
-    """Whether this is the packed data set that the model was trained on, as is the field's custom."""
+    """Whether this is the packed data set that the model was trained on."""
+    same_images: bool
+    """Whether these are the images that it was trained on, as is the field's custom."""
+    trained_split: str
+    """Which split of its data set the model was trained on."""
     baselines: dict[str, Scores | None] = field(default_factory=dict)
     """Those that were asked for, by name: ``kmeans_features``, ``kmeans_pixels``."""
     linear_probe: float | None = None
@@ -95,14 +99,15 @@ class Evaluation:
             "checkpoint": str(self.checkpoint),
             "seed": self.seed,
             "step": self.step,
-            "trained_on_these_images": self.same_data,
+            "trained_on_these_images": self.same_images,
+            "trained_split": self.trained_split,
         }
 
 
 def evaluate(
     ckpt: str | Path,
     data: Path | None = None,
-    split: str = "all",
+    split: str | None = None,
     baselines: tuple[str, ...] = ("kmeans_features",),
     linear_probe: bool = False,
     agreement: bool = False,
@@ -114,11 +119,11 @@ def evaluate(
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
         data: the data set folder; None: the one the run was trained on.
-        split: one of the manifest's splits.
+        split: one of the manifest's splits; None: the one trained on, or all of another data set.
         baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
         linear_probe: also train a linear classifier on f, with labels.
         agreement: also augment every image twice, as in training, and see whether both views get the same cluster;
-            of the whole data set trained on.
+            of the images trained on.
         confusion: also count the images of each cluster and class.
         batch_size: images at a time.
 
@@ -130,8 +135,8 @@ def evaluate(
         raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
     trained = open_trained(ckpt, data, split)
     config, dataset, indices = trained.state.config, trained.dataset, trained.indices
-    if agreement and (split != "all" or not trained.same_data):
-        raise ValueError("--agreement is of all images of the data set trained on: leave out --split and --data")
+    if agreement and not trained.same_images:
+        raise ValueError("--agreement is of the images trained on: leave out --split and --data")
     all_labels = dataset.labels()
     labelled = {
         "--linear-probe": linear_probe,
@@ -166,7 +171,7 @@ def evaluate(
         seed=config.seed,
         step=trained.state.step,
         dataset=dataset.manifest.name,
-        split=split,
+        split=trained.split,
         n=len(indices),
         image_size=image_size,
         precision="bf16" if trained.bf16 else "fp32",
@@ -176,6 +181,8 @@ def evaluate(
         scores=None if labels is None else score(labels, predictions),
         acc_majority=None if labels is None else majority_accuracy(labels, predictions),
         same_data=trained.same_data,
+        same_images=trained.same_images,
+        trained_split=config.data.split,
         baselines={name: decide(functools.partial(kmeans, name)) for name in baselines},
         linear_probe=decide(lambda: _linear_probe(features.numpy(), labels)) if linear_probe else None,
         label_free=label_free,
@@ -186,7 +193,7 @@ def evaluate(
 
 
 def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.device, bf16: bool) -> float:
-    batch_size = min(config.train.batch_size, len(dataset))
+    batch_size = min(config.train.batch_size, len(dataset.split(config.data.split)))
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
     pipeline = open_pipeline(dataset, config, device, dtype=view_dtype(bf16))
     try:

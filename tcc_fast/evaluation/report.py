@@ -78,8 +78,12 @@ def _figures(result: Published) -> tuple[str, ...]:
 
 def _cautions(result: Evaluation) -> Iterable[str]:
     """What must be known to read the table rightly."""
-    trained = "the images it was trained on, without their labels"
-    seen = trained if result.same_data else "another data set than the one it was trained on"
+    if result.same_images:
+        seen = "the images it was trained on, without their labels"
+    elif result.same_data:
+        seen = f"split {result.split} of the data set that it was trained on, by split {result.trained_split}"
+    else:
+        seen = "another data set than the one it was trained on"
     yield f"in percent, measured on {seen}; ACC is the best one-to-one match of clusters to classes"
     if result.num_classes != result.num_clusters:
         yield (

@@ -36,6 +36,7 @@ class Trained(TrainedModel):
     """The same, and images."""
 
     dataset: Dataset
+    split: str
     indices: range
     """Of the images."""
 
@@ -43,6 +44,11 @@ class Trained(TrainedModel):
     def same_data(self) -> bool:
         """Whether this is the packed data set that the model was trained on."""
         return bool(self.state.dataset["fingerprint"] == self.dataset.fingerprint)
+
+    @property
+    def same_images(self) -> bool:
+        """Whether these are the images that the model was trained on, as is the field's custom."""
+        return self.same_data and self.indices == self.dataset.split(self.state.config.data.split)
 
     def embed(self, batch_size: int = 512, damage: Damage | None = None) -> tuple[Tensor, Tensor]:
         """f (n, d) and π (n, K) of the whole images, float32 on the CPU; a matter of all ranks.
@@ -85,13 +91,13 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
     return TrainedModel(checkpoint, state, model, device, precision == "bf16")
 
 
-def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all") -> Trained:
+def open_trained(ckpt: str | Path, data: Path | None = None, split: str | None = None) -> Trained:
     """Load a model beside images; a matter of all ranks.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
         data: the data set folder; None: the one the run was trained on.
-        split: one of the manifest's splits.
+        split: one of the manifest's splits; None: the one trained on, or all of another data set.
 
     Raises:
         ValueError: no such checkpoint, data set or split, or a damaged one.
@@ -99,7 +105,7 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str = "all")
     trained = open_model(ckpt, processes().device)  # from here on, several ranks know of each other
     tune(trained.device, "bf16" if trained.bf16 else "fp32")
     dataset = open_dataset(data or Path(trained.state.dataset["path"]))
-    splits = dataset.manifest.splits
-    if split not in splits:
-        raise ValueError(f"{dataset.path} has no split {split!r}: it has {', '.join(splits)}")
-    return Trained(**vars(trained), dataset=dataset, indices=range(*splits[split]))
+    if split is None:
+        same = trained.state.dataset["fingerprint"] == dataset.fingerprint
+        split = trained.state.config.data.split if same else "all"
+    return Trained(**vars(trained), dataset=dataset, split=split, indices=dataset.split(split))

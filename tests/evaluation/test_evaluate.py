@@ -209,6 +209,40 @@ def test_a_split_is_scored_by_its_own_labels_and_a_k_means_is_of_what_it_says(
     assert found.scores != score(labels[:200], predictions)
 
 
+def test_a_run_of_one_split_is_evaluated_on_it_and_on_what_it_has_not_seen(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(digits, tmp_path / "digits")
+    manifest = json.loads((copy / "dataset.json").read_text())
+    manifest["splits"] |= {"test": [0, 500], "train": [500, 1797]}
+    (copy / "dataset.json").write_text(json.dumps(manifest))
+    started: list[list[int]] = []
+
+    def noted(model: object, dataset: object, indices: list[int], *rest: object) -> object:
+        started.append(indices)
+        return embed(model, dataset, indices, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tcc_fast.session.embed", lambda *given, bf16: noted(*given, 512, bf16))
+    train(load_config("digits", [*TINY, "data.split=train"]), copy, tmp_path / "run")
+    assert "digits: 1,297 images of split train into 10 clusters\n" in capsys.readouterr().out
+    assert started == [list(range(500, 1797))]
+    seen, unseen, all_of_it = (evaluate(tmp_path / "run", split=split) for split in (None, "test", "all"))
+    assert [(found.split, found.n) for found in (seen, unseen, all_of_it)] == [
+        ("train", 1297),
+        ("test", 500),
+        ("all", 1797),
+    ]
+    assert [found.to_json()["trained_on_these_images"] for found in (seen, unseen, all_of_it)] == [True, False, False]
+    assert "measured on the images it was trained on" in shown(seen)
+    assert "measured on split test of the data set that it was trained on, by split train;" in shown(unseen)
+    agreement = evaluate(tmp_path / "run", agreement=True).label_free["agreement"]
+    assert 0 < agreement <= 1
+    with pytest.raises(ValueError, match="is of the images trained on: leave out --split"):
+        evaluate(tmp_path / "run", split="test", agreement=True)
+    with pytest.raises(ValueError, match="there are only 1297 images"):
+        train(load_config("digits", [*TINY, "data.split=train", "model.num_clusters=1500"]), copy, tmp_path / "no")
+
+
 def test_other_images_are_normalised_as_those_trained_on(run: Path, tmp_path: Path) -> None:
     """By the mean and the deviation of the set trained on: by their own, dark images would look like bright ones."""
     (tmp_path / "dark").mkdir()

@@ -102,12 +102,13 @@ def configure(
     image_size: int = 16,
     seed: int = 3,
     augment: dict[str, Any] | None = None,
+    split: str = "all",
 ) -> Config:
     """Settings of a pipeline. Every part of the recipe occurs, but for what ``augment`` changes."""
     recipe = {"rotation": 10, "shear": 5, "zoom": (0.9, 1.1), "jitter": 0.8, "blur": 0.5}
     return Config(
         seed=seed,
-        data=DataConfig(pipeline=backend, image_size=image_size, workers=workers, ffcv_cache=ffcv_cache),
+        data=DataConfig(pipeline=backend, split=split, image_size=image_size, workers=workers, ffcv_cache=ffcv_cache),
         augment=AugmentConfig(**(recipe | (augment or {}))),
         train=TrainConfig(batch_size=batch_size),
     )

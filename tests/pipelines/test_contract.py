@@ -110,6 +110,21 @@ def test_images_come_in_the_order_of_the_epoch(pipeline: Any, photos: Path, back
 
 
 @each_kind
+def test_a_split_has_its_own_images_and_no_others(pipeline: Any, photos: Path, backend: Backend) -> None:
+    dataset = open_dataset(photos, verify=False)
+    dataset.manifest = dataclasses.replace(dataset.manifest, splits={"late": (20, 44), "all": (0, 46)})
+    made = pipeline(dataset, *backend, split="late")
+    assert made.batches_per_epoch == 3  # of 8 from 24
+    found = by_index(list(made))
+    assert set(found) == set(range(20, 44))
+    for index, views in by_index(list(pipeline(dataset, *backend))).items():  # an image's views are its own
+        for view, same_view in zip(views, found.get(index, ()), strict=False):
+            torch.testing.assert_close(view, same_view, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"has no split 'test': it has late, all"):
+        pipeline(dataset, *backend, split="test")
+
+
+@each_kind
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_the_same_global_batches(pipeline: Any, photos: Path, backend: Backend, ranks: int) -> None:
     alone = list(pipeline(photos, *backend))

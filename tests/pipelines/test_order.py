@@ -25,6 +25,12 @@ def test_an_epoch_is_a_shuffle_without_its_tail(num_images: int, batch_size: int
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_images_may_begin_later_in_the_data_set() -> None:
+    whole, later = EpochOrder(30, 10, 5, SINGLE), EpochOrder(30, 10, 5, SINGLE, first=70)
+    for epoch, batch in ((0, 0), (2, 1)):
+        assert torch.equal(later.indices(epoch, batch), 70 + whole.indices(epoch, batch))
+
+
 def test_the_order_depends_on_seed_and_epoch_and_not_on_what_was_asked_before() -> None:
     order = EpochOrder(100, 10, 5, SINGLE)
     later = order.indices(7, 3)

@@ -19,6 +19,7 @@ FREE = {
 }
 OTHER: dict[str, Any] = {
     "data.pipeline": "torch",
+    "data.split": "train",
     "data.ffcv_cache": "process",
     "model.backbone": "resnet18",
     "model.stem": "7x7",
