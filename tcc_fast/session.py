@@ -197,8 +197,8 @@ def open_session(
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
             say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
-        if lacking := _not_compiled_for_want_of(config, accelerator):
-            say(f"steps are not compiled for want of {lacking}: slower, but the same")
+        if reason := _why_not_compiled(config.train.compile, device, accelerator.num_processes):
+            say(reason)
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
@@ -248,10 +248,18 @@ def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
     return accelerator
 
 
-def _not_compiled_for_want_of(config: Config, accelerator: Accelerator) -> str | None:
-    """What keeps `train.compile=auto` from being on, if anything."""
-    wanted = config.train.compile == "auto" and accelerator.device.type == "cuda" and accelerator.num_processes == 1
-    return computing.compiler_lacks(accelerator.device) if wanted else None
+def _why_not_compiled(choice: str, device: torch.device, processes: int) -> str | None:
+    """What a user of a GPU should know of `train.compile=auto`, if it is off."""
+    if choice != "auto" or device.type != "cuda":
+        return None
+    if lacking := computing.compiler_lacks(device):
+        return f"steps are not compiled for want of {lacking}: slower, but the same"
+    if processes > 1:
+        return (
+            "steps are not compiled, since with several GPUs that has never been tried: train.compile=on may be much "
+            "faster, above all where each has few images of a batch"
+        )
+    return None
 
 
 def _build_training(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tcc_fast import session as session_module
 from tcc_fast.config import load_config
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.optim import learning_rate
@@ -122,3 +123,14 @@ def test_one_process_trains_in_one_precision(session: Session, digits: Path, tmp
     with pytest.raises(ValueError, match=r"do not go with bf16.* train in a process of its own"):
         open_session(config, digits, tmp_path)
     open_session(session.config, digits, tmp_path).pipeline.close()
+
+
+def test_a_user_of_gpus_is_told_why_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, why = torch.device("cuda", 0), session_module._why_not_compiled
+    monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: None)
+    assert why("auto", gpu, 1) is None
+    assert "several GPUs" in (why("auto", gpu, 8) or "")
+    assert why("on", gpu, 8) is why("off", gpu, 8) is why("auto", torch.device("cpu"), 8) is None
+    monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: "Triton")
+    for processes in (1, 8):
+        assert why("auto", gpu, processes) == "steps are not compiled for want of Triton: slower, but the same"
