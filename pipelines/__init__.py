@@ -16,6 +16,7 @@ from tcc_fast.batch import Pipeline
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
+from tcc_fast.notice import Notice
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import channel_moments, common_geometry, decode
 from tcc_fast.pipelines.memory import free_memory
@@ -151,7 +152,7 @@ def _load(dataset: Dataset, geometry: tuple[int, int], device: torch.device, dam
             return fill_by_dali(dataset, geometry, device)
         except (RuntimeError, ImportError) as error:  # Pillow tells which image it is, if it is one
             said = str(error).partition("\n")[0]
-            warnings.warn(f"DALI could not decode the images ({said}); Pillow does", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"DALI could not decode the images ({said}); Pillow does", Notice, stacklevel=2)
     return decode(dataset, range(len(dataset)), geometry, device, damage)
 
 

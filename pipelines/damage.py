@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from tcc_fast.datasets import Dataset
+from tcc_fast.notice import Notice
 
 FEW = 10
 """So many undecodable images are borne in the smallest data set."""
@@ -41,6 +42,6 @@ class Damage:
         warnings.warn(
             f"{self.dataset.path}: image {index} cannot be decoded and is left blank ({why}); "
             f"{count} so far, {limit} are borne",
-            RuntimeWarning,
+            Notice,
             stacklevel=2,
         )

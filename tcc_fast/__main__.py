@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from pathlib import Path
 
 from tcc_fast.cli import app
+from tcc_fast.datasets.names import escape_name
+from tcc_fast.notice import Notice
 from tcc_fast.runs.preemption import EXIT_CODES, Preempted
 
 PYTHONS_FORMAT = warnings.formatwarning
@@ -37,7 +38,8 @@ def _run() -> int:
             _say(str(error))
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        file = error.filename2 or error.filename  # the second is where a link was to be
+        where = f"{escape_name(os.fsdecode(file))}: " if isinstance(file, str | bytes | os.PathLike) else ""
         _say(f"{where}{error.strerror or error}")
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -75,7 +77,7 @@ def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """One of ours is for the user, who has no use for the line of code; those of libraries stay as they are."""
-    if category is RuntimeWarning and Path(filename).is_relative_to(Path(__file__).parent):
+    if issubclass(category, Notice):
         return f"tcc-fast: warning: {message}\n"
     return PYTHONS_FORMAT(message, category, filename, lineno, line)
 

@@ -124,9 +124,11 @@ def train(
 
     plan = plan_run(config, data, out, resume, overrides or [])
     if seeds is not None:
-        from tcc_fast.seeds import parse_seeds, train_seeds
+        from tcc_fast.seeds import parse_seeds, refuse_a_single_one, train_seeds
 
-        done = train_seeds(plan, parse_seeds(seeds, plan.run), typer.echo).best
+        chosen = parse_seeds(seeds)
+        refuse_a_single_one(chosen, plan.run)
+        done = train_seeds(plan, chosen, typer.echo).best
     else:
         done = train_run(
             plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
@@ -161,7 +163,7 @@ def config_command(
 
 @app.command(name="eval")
 def evaluate_command(
-    more: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="More of what --ckpt takes.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="More of what --ckpt takes.")] = None,
     ckpt: Annotated[
         list[str] | None,
         typer.Option(help="A run, a checkpoint folder, or `latest`; several give mean and deviation."),
@@ -237,8 +239,10 @@ def assign_command(
     from tcc_fast.evaluation.clusters import write_clusters
 
     _check_folders(out, features)
-    if features is not None and features.absolute() == out.absolute():
-        raise ValueError(f"--out and --features are both {out}: name two files")
+    results = {"--out": out, "--features": features, "--sheets": sheets, "--sort": sort}
+    places = [place.absolute() for place in results.values() if place is not None]
+    if len(set(places)) < len(places):
+        raise ValueError(f"two of {', '.join(results)} are the same: give each a name of its own")
     if sheets is not None and sheets.exists() and not sheets.is_dir():
         raise ValueError(f"--sheets {sheets}: it is a file, but must be a folder")
     if src is not None and sort is None:

@@ -58,7 +58,7 @@ def _sentences(field: FieldInfo, changed: bool) -> str:
     assert field.description is not None, "every setting says what it is"
     if not changed:
         return field.description
-    return re.sub(r"\b([Oo])rigin: ", r"\1rigin of the default: ", field.description)
+    return re.sub(r"\b([Oo])rigin:", r"\1rigin of the default:", field.description)
 
 
 def _comment(text: str, indent: str) -> list[str]:

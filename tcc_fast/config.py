@@ -8,9 +8,9 @@ its departures from these defaults, each with its reason.
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+
+from tcc_fast.nearest import did_you_mean, nearest
 
 BUILT_IN = files("tcc_fast") / "configs"
 RETIRED = ("name",)
@@ -311,7 +313,7 @@ def read_text(name_or_file: str) -> str:
             raise ValueError(f"{name_or_file} is not a text file in UTF-8, so it is no config") from None
     raise ValueError(
         f"no config {name_or_file!r}: it is neither a file nor one of {', '.join(built_in_names())}"
-        + _did_you_mean(name_or_file, built_in_names())
+        + did_you_mean(name_or_file, built_in_names())
     )
 
 
@@ -326,12 +328,22 @@ def _read(name_or_file: str) -> dict[str, Any]:
     return {key: {} if value is None else value for key, value in tree.items()}
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, str]:
+    """``KEY=VALUE`` as its key and its value.
+
+    Raises:
+        ValueError: it has another form; says what may have been meant.
+    """
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise ValueError(
             f"{override!r} is no setting of the form KEY=VALUE, such as train.epochs=20{_option(override)}"
         )
+    return key, text
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, text = parse_override(override)
     *sections, field = key.split(".")
     node = tree
     for section in sections:
@@ -346,9 +358,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 def _option(typed: str) -> str:
     """What was meant where a folder or a config stands among the settings."""
     if Path(typed).is_dir():
-        return f"; if it is the data set, write --data {typed}"
+        return f"; if it is the data set, write --data {shlex.quote(typed)}"
     if typed in built_in_names() or Path(typed).is_file():
-        return f"; if it is the config, write --config {typed}"
+        return f"; if it is the config, write --config {shlex.quote(typed)}"
     return ""
 
 
@@ -366,11 +378,6 @@ def _parse_value(text: str) -> Any:
     return value
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def all_keys() -> list[str]:
     """Every dotted key, such as ``model.num_clusters``."""
     found = []
@@ -386,10 +393,12 @@ def all_keys() -> list[str]:
 def _explain(error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        leaf_matches = [k for k in all_keys() if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-        hint = f"; did you mean {leaf_matches[0]!r}?" if leaf_matches else _did_you_mean(key, all_keys())
-        section = key.rpartition(".")[0]
+        section, _, leaf = key.rpartition(".")
         there = [k for k in all_keys() if k.startswith(f"{section}.")] if section else list(Config.model_fields)
+        near = nearest(leaf, [k.rpartition(".")[2] for k in there])  # in the section, whose own letters say nothing
+        meant = [k for k in all_keys() if k.rpartition(".")[2] == leaf]
+        meant += [k for k in there if near and k.rpartition(".")[2] == near]
+        hint = f"; did you mean {meant[0]!r}?" if meant else ""
         return f"unknown config key {key!r}{hint}" + ("" if hint else f"; known here: {', '.join(there)}")
     if error["type"] == "tuple_type":
         given = str(error["input"]).strip(" ()").replace(" ", "")

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.config import Config, built_in_names, load_config
+from tcc_fast.config import Config, built_in_names, load_config, parse_override
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
 from tcc_fast.runs.checkpoint_folder import find_checkpoint, path_of, point_link
@@ -46,6 +46,8 @@ def plan_run(config: str | None, data: Path | None, out: Path | None, resume: st
     Raises:
         ValueError: something is missing or ambiguous; says how to choose.
     """
+    for override in overrides:
+        parse_override(override)  # before a data set is looked for, which may stand among them
     processes()  # from here on, several of them know of each other
     if resume not in (None, "auto"):
         return decide(lambda: _continuation(resume, config, data, out, overrides))

@@ -39,11 +39,11 @@ class Ranking:
     """By seed, best first."""
 
 
-def parse_seeds(text: str, run: Path) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
     """``0,1,2`` as numbers.
 
     Raises:
-        ValueError: it is something else, or names a seed twice, or a single one and the folder has no others.
+        ValueError: it is something else, or names a seed twice.
     """
     try:
         seeds = [int(part) for part in text.split(",")]
@@ -53,12 +53,16 @@ def parse_seeds(text: str, run: Path) -> list[int]:
         raise ValueError(f"--seeds has {wrong[0]}, but seeds are from 0 to {2**31 - 1}")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds is {text!r}, which names a seed twice")
+    return seeds
+
+
+def refuse_a_single_one(seeds: list[int], run: Path) -> None:
+    """Raise ValueError for one seed, where ``run`` has no others to choose from: who writes 3 may mean three."""
     if len(seeds) == 1 and not any(run.glob("seed-*")):
         raise ValueError(
-            f"--seeds {text} is a single seed, with none to choose from: for several, list them (--seeds 0,1,2); "
-            f"for this one, write seed={text} instead"
+            f"--seeds {seeds[0]} is a single seed, with none to choose from: for several, list them (--seeds 0,1,2); "
+            f"for this one, write seed={seeds[0]} instead"
         )
-    return seeds
 
 
 def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = print) -> Ranking:

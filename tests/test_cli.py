@@ -17,6 +17,7 @@ from tcc_fast import __main__
 from tcc_fast.cli import app
 from tcc_fast.commented_yaml import commented_yaml
 from tcc_fast.config import load_config
+from tcc_fast.notice import Notice
 from tests.conftest import TINY
 
 SETTINGS = [*TINY, "train.epochs=1", "start.method=none"]
@@ -126,25 +127,46 @@ def test_without_labels_train_points_to_the_clusters_and_eval_refuses_what_needs
     assert "see its clusters with: tcc-fast assign --ckpt runs/one --out clusters.csv --sheets sheets" in printed
     monkeypatch.setattr("tcc_fast.evaluation.trained.Trained.embed", None)  # not called
     for option in ("--kmeans-pixels", "--linear-probe"):
-        with pytest.raises(ValueError, match=f"has no labels, which {option} needs: leave it out"):
+        with pytest.raises(ValueError, match=f"has no labels, without which there is no {option}: leave it out"):
             type_in("eval", "--ckpt", "runs/one", option)
-    with pytest.raises(ValueError, match="has no labels, which --confusion needs: leave it out"):
-        type_in("eval", "--ckpt", "runs/one", "--confusion", "table.csv")
+    with pytest.raises(ValueError, match="there is no --kmeans-pixels or --confusion: leave it out"):
+        type_in("eval", "--ckpt", "runs/one", "--kmeans-pixels", "--confusion", "table.csv")
 
 
 def test_what_tcc_fast_warns_of_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def warn(**options: object) -> None:
-        ours, others = Path(__main__.__file__).parent / "method" / "start.py", "elsewhere.py"
-        for file in (str(ours), others):
-            sys.stderr.write(warnings.formatwarning("beware", RuntimeWarning, file, 7))
+        for category in (Notice, RuntimeWarning):  # the second is one of numpy's, in a file of ours
+            sys.stderr.write(warnings.formatwarning("beware", category, "start.py", 7))
 
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back at the end
     monkeypatch.setattr(__main__, "app", warn)
     with pytest.raises(SystemExit):
         __main__.main()
-    assert capsys.readouterr().err == "tcc-fast: warning: beware\nelsewhere.py:7: RuntimeWarning: beware\n"
+    assert capsys.readouterr().err == "tcc-fast: warning: beware\nstart.py:7: RuntimeWarning: beware\n"
+
+
+def test_a_folder_among_the_settings_is_answered_before_data_is_looked_for(home: Path) -> None:
+    for sets in (("digits",), ("digits", "more")):
+        (home / "data" / sets[-1]).exists() or (home / "data" / sets[-1]).symlink_to(home / "data" / "digits")
+        with pytest.raises(ValueError, match=r"if it is the data set, write --data data/digits"):
+            type_in("train", "data/digits")
+
+
+def test_a_file_that_cannot_be_made_is_named_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a link, the place where it was to be, not the photograph that it leads to."""
+
+    def fail(**options: object) -> None:
+        raise PermissionError(1, "Operation not permitted", b"/photos/one.jpg", None, b"sorted/new\nline")
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(__main__, "app", fail)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert capsys.readouterr().err == "tcc-fast: sorted/new\\u000aline: Operation not permitted\n"
 
 
 def test_the_same_run_twice_is_refused_before_the_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,19 @@ def test_a_changed_value_has_the_reason_of_its_config_and_the_origin_is_the_defa
 
 
 @pytest.mark.parametrize("name", built_in_names())
+def test_no_changed_value_stands_below_the_origin_of_the_default_as_if_it_were_its_own(name: str) -> None:
+    lines, defaults = type_in("config", name).splitlines(), set(type_in("config").splitlines())
+    comment = ""
+    for line in lines:
+        if line.strip().startswith("#"):
+            comment += " " + line.strip(" #")
+            continue
+        if line.strip() and line.partition("  # ")[0] not in defaults:
+            assert "rigin:" not in comment, line
+        comment = ""
+
+
+@pytest.mark.parametrize("name", built_in_names())
 def test_every_reason_of_a_built_in_config_is_kept(name: str) -> None:
     text = read_text(name)
     reasons = read_reasons(text)

@@ -103,6 +103,9 @@ def test_a_config_survives_writing_and_reading() -> None:
         (["train.epochs"], "is no setting of the form KEY=VALUE, such as train.epochs=20"),
         (["/tmp"], "if it is the data set, write --data /tmp"),
         (["glyphs"], "if it is the config, write --config glyphs"),
+        (["train.batch=4"], "did you mean 'train.batch_size'?"),
+        (["train.bs=4"], "unknown config key 'train.bs'; known here: train.epochs, train.batch_size"),
+        (["model.k=3"], "unknown config key 'model.k'; known here: "),
         (["seed.x=1"], "'seed'"),
     ],
 )

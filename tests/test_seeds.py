@@ -14,7 +14,7 @@ from tcc_fast.run_folder import Plan
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_state import read_state
-from tcc_fast.seeds import parse_seeds, rank_seeds, train_seeds
+from tcc_fast.seeds import parse_seeds, rank_seeds, refuse_a_single_one, train_seeds
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate
 from tests.test_cli import type_in
@@ -108,18 +108,17 @@ def test_a_seed_that_was_not_begun_is_trained_in_the_precision_of_the_others(
 
 
 @pytest.mark.parametrize("text", ["", "0,", "0-3", "1,1", "-1", "0,2147483648"])
-def test_what_is_no_list_of_seeds_is_refused(text: str, tmp_path: Path) -> None:
+def test_what_is_no_list_of_seeds_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--seeds"):
-        parse_seeds(text, tmp_path)
+        parse_seeds(text)
 
 
 def test_a_single_seed_is_taken_only_beside_others(tmp_path: Path) -> None:
-    """Who writes 3 may have meant three seeds."""
     with pytest.raises(ValueError, match=r"--seeds 3 is a single seed.*--seeds 0,1,2.*seed=3"):
-        parse_seeds("3", tmp_path / "new")
+        refuse_a_single_one(parse_seeds("3"), tmp_path / "new")
     (tmp_path / "several" / "seed-0").mkdir(parents=True)
-    assert parse_seeds("3", tmp_path / "several") == [3]
-    assert parse_seeds("3,4", tmp_path / "new") == [3, 4]
+    refuse_a_single_one([3], tmp_path / "several")
+    refuse_a_single_one([3, 4], tmp_path / "new")
 
 
 def test_several_seeds_do_not_go_where_a_single_run_is(digits: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ screen and to `table.md` beside it. On a machine with GPUs, jobs are dealt out t
 from __future__ import annotations
 
 import argparse
-import functools
 import hashlib
 import json
 import os
@@ -35,6 +34,8 @@ import torch
 from study_plan import Cell, read_study
 from study_tables import Line, tabulate
 
+import tcc_fast
+
 TCC_FAST = [sys.executable, "-m", "tcc_fast"]
 
 
@@ -43,11 +44,11 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    code = hashlib.sha256(repr(cell.key()).encode()).hexdigest()[:12]
-    run = folder.resolve() / "work" / f"{cell.data.name}-{code}"
+    key = hashlib.sha256(repr(cell.key()).encode()).hexdigest()[:12]
+    run = folder.resolve() / "work" / f"{cell.data.name}-{key}"
     shutil.rmtree(run, ignore_errors=True)
     settings = [f"seed={cell.seed}", *cell.overrides]
-    started = time.perf_counter()
+    code, started = commit(), time.perf_counter()
     _call(["train", "--data", str(cell.data.resolve()), *settings, "--out", str(run)], environment)
     seconds = time.perf_counter() - started
     result = run.with_suffix(".json")
@@ -69,15 +70,14 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
         **{name: scores[name] for name in ("acc", "nmi", "ari", "n", "clusters_used", "kmeans_features")},
         "label_free": scores["label_free"] | {name: last[name] for name in ("loss", "loss_instance", "entropy")},
         "command": f"tcc-fast train --data {cell.data} {' '.join(settings)}",
-        "code": commit(),
+        "code": code,
         "torch": torch.__version__,
     }
 
 
-@functools.cache
 def commit() -> str | None:
-    """The code that ran, as git names it: one seed may differ between versions by rounding alone."""
-    here = Path(__file__).resolve().parent
+    """The code that runs, as git names it: one seed may differ between versions by rounding alone."""
+    here = Path(tcc_fast.__file__).resolve().parent
     try:
         said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
     except OSError:

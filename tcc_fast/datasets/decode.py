@@ -51,10 +51,16 @@ _OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
 _OPTIONAL_OPENERS = {
-    "HEIC": ("pillow_heif", "HeifImageFile", "HEIC needs pillow-heif: pip install pillow-heif"),
-    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile", "AVIF needs Pillow 11.3: pip install --upgrade pillow"),
+    "HEIC": ("_pillow_heif", "pillow_heif", "HeifImageFile", "HEIC needs pillow-heif (pip install pillow-heif)"),
+    "AVIF": (
+        "PIL._avif",
+        "PIL.AvifImagePlugin",
+        "AvifImageFile",
+        "AVIF needs Pillow 11.3, built with libavif",
+    ),
 }
-"""Module, class, and what is said without it: reason and remedy, since a phone's folder may hold nothing else."""
+"""The compiled part, which may be missing by itself, module, class, and what is said without them: reason and remedy,
+since a phone's folder may hold nothing else."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -172,8 +178,9 @@ def _decode(kind: str, data: bytes, header: Header, max_pixels: int, reduce_to: 
 def _opener(kind: str) -> Callable[[io.BytesIO], Image.Image]:
     if kind not in _OPTIONAL_OPENERS:
         return _OPENERS[kind]
-    module, name, lacking = _OPTIONAL_OPENERS[kind]
+    compiled, module, name, lacking = _OPTIONAL_OPENERS[kind]
     try:
+        importlib.import_module(compiled)
         opener: Callable[[io.BytesIO], Image.Image] = getattr(importlib.import_module(module), name)
     except ImportError:
         raise _Refused(Rejected(lacking)) from None

@@ -6,7 +6,6 @@ lazily: a source of 150 GB never sits in memory. Decoding, resizing and writing 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import shlex
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from tcc_fast.nearest import did_you_mean
 
 LabelMode = Literal["auto", "none", "folders"]
 DEFAULT_MAX_REJECTED = 0.5
@@ -174,8 +175,7 @@ def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks |
         ValueError: no such reader, or the reader cannot use `src`, `labels` or `checks`.
     """
     if name not in READERS:
-        near = difflib.get_close_matches(name, READERS, n=1, cutoff=0.75)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, READERS)
         if os.path.isdir(name):
             hint = f"; it is a folder: for the images in it, write `tcc-fast convert folder --src {shlex.quote(name)}`"
         raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(READERS)})")

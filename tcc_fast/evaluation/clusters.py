@@ -15,7 +15,7 @@ from torch import Tensor
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
 from tcc_fast.distributed import decide, gather_objects, rank
-from tcc_fast.evaluation.sort import check_sort_folder, link_by_cluster, source_files
+from tcc_fast.evaluation.sort import link_by_cluster, make_sort_folder, source_files, source_folder
 from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.pipelines.damage import Damage
 
@@ -57,7 +57,9 @@ def write_clusters(
         OSError: the table, a sheet or a link cannot be written.
     """
     trained = open_trained(ckpt, data, split)
-    files = decide(lambda: _files_to_sort(trained, sort, src))  # what is missing is said before the work
+    files: list[bytes] = []
+    if sort is not None:  # what is missing is said before the work
+        decide(lambda: files.extend(_files_to_sort(trained, sort, src)))
     damage = Damage(trained.dataset)
     f, pi = trained.embed(damage=damage)
     undecodable = set[int]().union(*gather_objects(damage.indices))
@@ -80,11 +82,11 @@ def write_clusters(
     return (cluster + 1).bincount(minlength=num_clusters + 1)[1:].tolist()
 
 
-def _files_to_sort(trained: Trained, sort: Path | None, src: Path | None) -> list[bytes]:
-    if sort is None:
-        return []
-    check_sort_folder(sort)
-    return source_files(trained.dataset, trained.indices, src)
+def _files_to_sort(trained: Trained, sort: Path, src: Path | None) -> list[bytes]:
+    folder = source_folder(trained.dataset, src)
+    files = source_files(trained.dataset, trained.indices, folder)
+    make_sort_folder(sort, folder)
+    return files
 
 
 def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from tcc_fast.computing import cpu_threads, view_dtype
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
-from tcc_fast.distributed import decide
+from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.label_free import label_free_scores, view_agreement
 from tcc_fast.evaluation.metrics import Scores, majority_accuracy, score
 from tcc_fast.evaluation.trained import open_trained
@@ -114,7 +113,9 @@ def evaluate(
     confusion: bool = False,
     batch_size: int = 512,
 ) -> Evaluation:
-    """Cluster images by argmax of π and compare with the labels, if there are any.
+    """Cluster images by argmax of π and compare with the labels, if there are any; a matter of all ranks.
+
+    Baselines and the probe are the main rank's work; other ranks' results have none.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
@@ -144,7 +145,7 @@ def evaluate(
         "--confusion": confusion,
     }
     if all_labels is None and (asked := [option for option, wanted in labelled.items() if wanted]):
-        raise ValueError(f"{dataset.path} has no labels, which {' and '.join(asked)} needs: leave it out")
+        raise ValueError(f"{dataset.path} has no labels, without which there is no {' or '.join(asked)}: leave it out")
     image_size = config.data.image_size
     features, assignment = trained.embed(batch_size)
     predictions = assignment.argmax(dim=1).numpy()
@@ -155,13 +156,13 @@ def evaluate(
         )
     num_clusters = assignment.shape[1]
     labels = None if all_labels is None else all_labels[indices.start : indices.stop]
+    is_main, threads = rank() == 0, cpu_threads(trained.device)
 
     def kmeans(name: str) -> Scores | None:
-        """By the main rank, which has all cores while the others wait."""
-        if labels is None:
+        if labels is None or not is_main:
             return None
         points = features.numpy() if name == "kmeans_features" else _pixels(dataset, indices, image_size)
-        with threadpool_limits(cpu_threads(trained.device)):
+        with threadpool_limits(threads):
             found = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
         return score(labels, found)
 
@@ -183,8 +184,8 @@ def evaluate(
         same_data=trained.same_data,
         same_images=trained.same_images,
         trained_split=config.data.split,
-        baselines={name: decide(functools.partial(kmeans, name)) for name in baselines},
-        linear_probe=decide(lambda: _linear_probe(features.numpy(), labels)) if linear_probe else None,
+        baselines={name: kmeans(name) for name in baselines},
+        linear_probe=_linear_probe(features.numpy(), labels, threads) if linear_probe and is_main else None,
         label_free=label_free,
         class_names=names or (),
         title=dataset.title,
@@ -208,7 +209,7 @@ def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:
     return images.flatten(1).numpy().astype(np.float32)
 
 
-def _linear_probe(features: np.ndarray, labels: np.ndarray | None) -> float:
+def _linear_probe(features: np.ndarray, labels: np.ndarray | None, threads: int | None) -> float:
     assert labels is not None, "looked for before the work"
     present = np.bincount(labels)
     if (present > 0).sum() < 2 or present[present > 0].min() < PROBE_FOLDS:
@@ -216,7 +217,8 @@ def _linear_probe(features: np.ndarray, labels: np.ndarray | None) -> float:
             f"--linear-probe needs two classes or more with {PROBE_FOLDS} images or more each: leave it out"
         )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return float(cross_val_score(classifier, features, labels, cv=PROBE_FOLDS).mean())
+    with threadpool_limits(threads):
+        return float(cross_val_score(classifier, features, labels, cv=PROBE_FOLDS).mean())
 
 
 def _confusion(

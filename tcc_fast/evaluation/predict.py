@@ -67,7 +67,7 @@ class Predictor:
         """Features and assignments of images, in their order; a single one is a prediction of n = 1.
 
         Raises:
-            ValueError: there is none, or one is no image; says which.
+            ValueError: there is none, or one is no image, which it says; or an array may be read in two ways.
             OSError: a file cannot be read.
         """
         batches = self._views(_several(images), batch_size)
@@ -92,6 +92,10 @@ class Predictor:
 def _several(images: Iterable[Source] | Source) -> Iterable[Source]:
     """A list of a single image, which can be iterated over as well: of an array, its rows are no images."""
     if isinstance(images, np.ndarray):
+        if images.ndim == 3 and images.shape[2] != 3 and min(images.shape[0], images.shape[2]) <= 4:
+            raise ValueError(
+                f"an array of shape {images.shape} may be an image or several: give (H, W, 3), or a list of images"
+            )
         return [images] if images.ndim == 2 or (images.ndim == 3 and images.shape[2] == 3) else iter(images)
     return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
 

@@ -10,36 +10,57 @@ from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.names import escape_name, unescape_name
 
 
-def source_files(dataset: Dataset, indices: Iterable[int], src: Path | None) -> list[bytes]:
-    """Where the files lie that the images were converted from, as absolute paths.
+def source_folder(dataset: Dataset, src: Path | None) -> bytes:
+    """The folder that was converted, as an absolute path.
 
     Args:
         dataset: the packed images.
-        indices: of the images.
-        src: the folder that was converted; None: known, where `convert --formats files` left the images in place.
+        src: where it is; None: known, where `convert --formats files` left the images in place.
 
     Raises:
-        ValueError: the folder is not given, or a file is not in it.
+        ValueError: there was none, or it is not given.
     """
-    root = src or dataset.manifest.in_place
-    if root is None:
-        raise ValueError("--sort links to the images' own files: say where they are with --src FOLDER, as for convert")
-    folder = os.path.abspath(os.fsencode(root if src else unescape_name(str(root))))
+    if dataset.manifest.name != "folder":
+        raise ValueError(f"--sort is for images that were converted from a folder, and {dataset.title} was not")
+    if src is not None:
+        return os.path.abspath(os.fsencode(src))
+    if dataset.manifest.in_place is not None:
+        return os.fsencode(unescape_name(dataset.manifest.in_place))
+    raise ValueError("--sort links to the images' own files: say where they are with --src FOLDER, as for convert")
+
+
+def source_files(dataset: Dataset, indices: Iterable[int], folder: bytes) -> list[bytes]:
+    """Where the files lie that the images were converted from, as absolute paths.
+
+    Raises:
+        ValueError: one is not there.
+    """
     sources = dataset.sources()
     files = [os.path.join(folder, os.fsencode(unescape_name(sources[index]))) for index in indices]
     for file in files:
         if not os.path.isfile(file):
-            raise ValueError(
-                f"{escape_name(os.fsdecode(file))} is not there: --src must be the folder that was converted, and the "
-                "data set one of a folder of images"
-            )
+            shown = escape_name(os.fsdecode(file))
+            raise ValueError(f"{shown} is not there: --src must be the folder that was converted")
     return files
 
 
-def check_sort_folder(folder: Path) -> None:
-    """Raise ValueError unless there is nothing in it: links of two times would be mixed, and nothing is removed."""
+def make_sort_folder(folder: Path, source: bytes) -> None:
+    """Make the folder for the links, and see that links can be made in it.
+
+    Raises:
+        ValueError: something is there already, for links of two times would be mixed, and nothing is removed; or it
+            lies in the source, where the images would be found twice when they are converted again.
+        OSError: the folder, or a link in it, cannot be made.
+    """
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--sort {folder}: it is there and not an empty folder; name another, or remove it")
+    real = os.path.realpath(source)
+    if os.path.commonpath([real, os.fsencode(os.path.realpath(folder))]) == real:
+        raise ValueError(f"--sort {folder}: it would lie among the images; name a folder outside of them")
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = folder / "trial"
+    trial.symlink_to("nowhere")
+    trial.unlink()
 
 
 def link_by_cluster(
@@ -48,7 +69,7 @@ def link_by_cluster(
     """Make ``folder/cluster-K/`` with a link to each of its images' files, below the folders that the image lies in.
 
     Args:
-        folder: to be made, or empty.
+        folder: an empty one.
         files: absolute paths.
         sources: the images' names within what was converted, escaped.
         cluster: of each; -1, for one that cannot be decoded, gets no link.

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from tcc_fast.computing import resolve_precision, tune
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.distributed import decide, processes
+from tcc_fast.distributed import decide, processes, rank
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.model import TCC
+from tcc_fast.notice import Notice
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
@@ -79,11 +80,11 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
     """
     checkpoint = decide(lambda: find_checkpoint(ckpt))
     state = decide(lambda: read_state(checkpoint))
-    if not _clusters_begun(state):
+    if not _clusters_begun(state) and rank() == 0:
         warnings.warn(
             f"{checkpoint} is from before its prototypes start (after epoch {state.config.start_epoch} of "
             f"{state.config.train.epochs}), so its clusters mean nothing yet: continue the run with --resume",
-            RuntimeWarning,
+            Notice,
             stacklevel=2,
         )
     precision = resolve_precision(state.config.train.precision, device, state.precision)

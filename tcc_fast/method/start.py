@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tcc_fast.config import StartConfig
+from tcc_fast.notice import Notice
 
 MAX_IMAGES = 50_000
 """A start sees at most this many features, evenly spread over the data set."""
@@ -79,7 +80,7 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
         warnings.warn(
             f"the graph of neighbours falls into {found} clusters only, where many images are alike, so the "
             "prototypes start from a k-means",
-            RuntimeWarning,
+            Notice,
             stacklevel=2,
         )
         return kmeans_centres(features, num_clusters, restarts, seed)

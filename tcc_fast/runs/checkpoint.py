@@ -29,6 +29,7 @@ from tcc_fast.config import Config
 from tcc_fast.distributed import gather_objects, rank
 from tcc_fast.method.model import TCC
 from tcc_fast.method.step import Queues
+from tcc_fast.notice import Notice
 from tcc_fast.runs.checkpoint_folder import keep_newest, remove_checkpoint
 from tcc_fast.runs.run_state import RunState, sha256_of, write_state
 from tcc_fast.runs.training_tensors import (
@@ -81,7 +82,7 @@ def save_checkpoint(run: Path, state: RunState, training: Training, keep: int, l
         try:
             keep_newest(run, keep)
         except OSError as error:
-            warnings.warn(f"{parent}: old checkpoints cannot be removed ({error})", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{parent}: old checkpoints cannot be removed ({error})", Notice, stacklevel=2)
     return final
 
 

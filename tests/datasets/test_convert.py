@@ -231,6 +231,7 @@ def test_default_destination(tmp_path: Path, photos: Path, monkeypatch: pytest.M
         ),
         ({"name": "cifar"}, "did you mean 'cifar10'"),
         ({"name": "digit"}, "did you mean 'digits'"),
+        ({"name": "cifar100"}, "did you mean 'cifar100-20'"),
         ({"name": "/tmp"}, "it is a folder: .*`tcc-fast convert folder --src /tmp`"),
         ({"name": "photos"}, r"unknown data set 'photos' \(known: "),
         ({"name": "digits", "src": "."}, "takes no source"),

@@ -283,11 +283,22 @@ def test_files_of_phones_are_photographs(encode: Encode, kind: str) -> None:
     assert (decoded.plain, decoded.lossless) == (False, False)  # so stored as JPEG, which all pipelines read
 
 
-def test_without_its_library_heic_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+@pytest.mark.parametrize(
+    ("module", "brand", "said"),
+    [
+        ("pillow_heif", b"heic", "HEIC needs pillow-heif (pip install pillow-heif)"),
+        ("_pillow_heif", b"heic", "HEIC needs pillow-heif (pip install pillow-heif)"),  # its compiled part
+        ("PIL.AvifImagePlugin", b"avif", "AVIF needs Pillow 11.3, built with libavif"),
+        ("PIL._avif", b"avif", "AVIF needs Pillow 11.3, built with libavif"),
+    ],
+)
+def test_without_its_library_a_file_is_refused_with_the_remedy(
+    module: str, brand: bytes, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
     decode._opener.cache_clear()
     try:
-        assert reason(HEIC_HEAD) == "HEIC needs pillow-heif: pip install pillow-heif"
+        assert reason(b"\0\0\0\x18ftyp" + brand + bytes(50)) == said
     finally:
         decode._opener.cache_clear()
 

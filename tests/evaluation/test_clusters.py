@@ -172,6 +172,9 @@ def test_sorted_folders_link_every_image_below_its_cluster(run: Path, tmp_path: 
         assert os.readlink(link) == os.path.join(os.fsencode(raw), name)
     links = [file for _, _, files in os.walk(tmp_path / "sorted") for file in files]
     assert len(links) == 8
+    for inside in (raw / "sorted", raw / "a" / "sorted"):  # where convert would find the images again
+        with pytest.raises(ValueError, match="it would lie among the images; name a folder outside"):
+            CliRunner().invoke(app, [*command, "--sort", str(inside), *known], catch_exceptions=False)
     with pytest.raises(ValueError, match=r"sorted: it is there and not an empty folder"):
         CliRunner().invoke(app, [*command, "--sort", str(tmp_path / "sorted"), *known], catch_exceptions=False)
     assert len([file for _, _, files in os.walk(tmp_path / "sorted") for file in files]) == 8
@@ -179,10 +182,20 @@ def test_sorted_folders_link_every_image_below_its_cluster(run: Path, tmp_path: 
 
 def test_what_cannot_be_sorted_is_said_before_the_work(run: Path, tmp_path: Path) -> None:
     command = ["assign", "--ckpt", str(run), "--out", str(tmp_path / "a.csv"), "--sort", str(tmp_path / "sorted")]
+    with pytest.raises(ValueError, match="is for images that were converted from a folder, and digits was not"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    convert("folder", tmp_path / "set", photographs(tmp_path / "raw"), progress=False)
+    command[3:3] = ["--data", str(tmp_path / "set")]
     with pytest.raises(ValueError, match="say where they are with --src FOLDER"):
         CliRunner().invoke(app, command, catch_exceptions=False)
     with pytest.raises(ValueError, match=r"is not there: --src must be the folder that was converted"):
         CliRunner().invoke(app, [*command, "--src", str(tmp_path)], catch_exceptions=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        inside = [*command[:-1], str(tmp_path / "file" / "sorted"), "--src", str(tmp_path / "raw")]
+        CliRunner().invoke(app, inside, catch_exceptions=False)
+    with pytest.raises(ValueError, match="two of --out, --features, --sheets, --sort are the same"):
+        CliRunner().invoke(app, [*command[:-1], str(tmp_path / "a.csv")], catch_exceptions=False)
     with pytest.raises(ValueError, match="--src is for --sort"):
         CliRunner().invoke(app, [*command[:-2], "--src", str(tmp_path)], catch_exceptions=False)
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
@@ -208,5 +221,5 @@ def test_images_of_the_users_own_stay_beside_the_sheets(run: Path, tmp_path: Pat
     assert (sheets / "cluster-mine.png").exists()
     assert not (sheets / "cluster-99.png").exists()  # of a run with more clusters
     assert b"\r" not in (tmp_path / "a.csv").read_bytes()
-    with pytest.raises(ValueError, match="--out and --features are both"):
+    with pytest.raises(ValueError, match="are the same: give each a name of its own"):
         CliRunner().invoke(app, [*command, "--features", str(tmp_path / "a.csv")], catch_exceptions=False)

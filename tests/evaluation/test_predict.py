@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,10 @@ def test_a_single_image_need_not_stand_in_a_list(predictor: Predictor, tmp_path:
     expected = predictor([grey]).features
     for one in (grey, np.stack([grey] * 3, axis=2), Image.fromarray(grey), file, str(file), file.read_bytes()):
         assert torch.equal(predictor(one).features, expected)
-    assert predictor(np.stack([grey, 255 - grey])).features.shape == (2, 16)  # of grey images
+    assert predictor(np.stack([grey, 255 - grey] * 3)).features.shape == (6, 16)  # of grey images
+    for shape in ((9, 14, 4), (9, 14, 1), (3, 9, 14)):
+        with pytest.raises(ValueError, match=re.escape(f"of shape {shape} may be an image or several")):
+            predictor(np.zeros(shape, dtype=np.uint8))
 
 
 def test_photographs_get_nearly_what_their_converted_copies_get(
