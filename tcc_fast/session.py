@@ -83,10 +83,11 @@ class Session:
     def start_prototypes(self) -> None:
         """Put μ and its twin where `start.method` finds clusters among un-augmented features. Once a run; waits."""
         self._average_statistics()
+        images = self.images
         features, _ = embed(
             self.model,
             self.dataset,
-            [self.images[place] for place in evenly_spread(len(self.images))],
+            [images[place] for place in evenly_spread(len(images))],
             self.config.data.image_size,
             self.accelerator.device,
             bf16=self.precision == "bf16",
@@ -256,7 +257,7 @@ def _why_not_compiled(choice: str, device: torch.device, processes: int) -> str 
         return f"steps are not compiled for want of {lacking}: slower, but the same"
     if processes > 1:
         return (
-            "steps are not compiled, since with several GPUs that has never been tried: train.compile=on may be much "
+            "steps are not compiled, since with several GPUs that has never been tried: train.compile=on may be "
             "faster, above all where each has few images of a batch"
         )
     return None

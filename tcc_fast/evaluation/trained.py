@@ -19,6 +19,7 @@ from tcc_fast.pipelines.damage import Damage
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import RunState, read_state
+from tcc_fast.runs.same_run import trained_on
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Trained(TrainedModel):
     @property
     def same_data(self) -> bool:
         """Whether this is the packed data set that the model was trained on."""
-        return bool(self.state.dataset["fingerprint"] == self.dataset.fingerprint)
+        return trained_on(self.state, self.dataset)
 
     @property
     def same_images(self) -> bool:
@@ -107,6 +108,5 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str | None =
     tune(trained.device, "bf16" if trained.bf16 else "fp32")
     dataset = open_dataset(data or Path(trained.state.dataset["path"]))
     if split is None:
-        same = trained.state.dataset["fingerprint"] == dataset.fingerprint
-        split = trained.state.config.data.split if same else "all"
+        split = trained.state.config.data.split if trained_on(trained.state, dataset) else "all"
     return Trained(**vars(trained), dataset=dataset, split=split, indices=dataset.split(split))

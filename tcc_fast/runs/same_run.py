@@ -35,13 +35,18 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def trained_on(saved: RunState, dataset: Dataset) -> bool:
+    """Whether a checkpoint was trained on this packed data set, wherever it lies now."""
+    return bool(saved.dataset["fingerprint"] == dataset.fingerprint)
+
+
 def check_same_data(saved: RunState, dataset: Dataset) -> None:
     """See that a checkpoint was trained on this data set, wherever it lies now.
 
     Raises:
         ValueError: its contents differ.
     """
-    if saved.dataset["fingerprint"] != dataset.fingerprint:
+    if not trained_on(saved, dataset):
         raise ValueError(
             f"the run was trained on {saved.dataset['name']} ({saved.dataset['num_images']} images, "
             f"{saved.dataset['path']}), not on {dataset.path}, whose contents differ: "

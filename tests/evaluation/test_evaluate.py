@@ -150,6 +150,15 @@ def test_linear_probe_and_confusion(run: Path, digits: Path, tmp_path: Path) -> 
     assert table.sum(axis=0).tolist() == np.bincount(labels).tolist()
 
 
+def test_baselines_and_the_probe_are_the_main_ranks_work(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating, "rank", lambda: 1)
+    monkeypatch.setattr(evaluating, "KMeans", None)  # not called
+    result = evaluate(run, baselines=("kmeans_features", "kmeans_pixels"), linear_probe=True)
+    assert result.baselines == {"kmeans_features": None, "kmeans_pixels": None}
+    assert result.linear_probe is None
+    assert result.scores is not None
+
+
 def test_an_unknown_split_names_those_that_exist(run: Path) -> None:
     with pytest.raises(ValueError, match="has no split 'test': it has all"):
         evaluate(run, split="test")
