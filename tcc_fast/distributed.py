@@ -1,4 +1,4 @@
-"""The few collectives that training needs; each is the identity in a single process.
+"""The few collectives that training needs; those of tensors are the identity where nothing is exchanged.
 
 b is this rank's part of a batch of B = W b; every rank's part is equally large.
 """
@@ -28,6 +28,9 @@ traffic: Counter[str] = Counter()
 """Bytes of the tensors that this rank has put into collectives, or got from a gathering, by kind, but for what was
 compiled. What goes over the wire follows from the algorithm: a ring sends about twice these bytes for a sum, and once
 for a gathering."""
+
+exchange_alone = False
+"""Whether a single rank exchanges tensors with itself, in a process group, so that a check needs no second GPU."""
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for another: longer than the start of the prototypes takes the main one."""
@@ -65,6 +68,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def exchanging() -> bool:
+    """Whether tensors go through collectives."""
+    return exchange_alone or world_size() > 1
+
+
 def rank() -> int:
     """Which of them this is."""
     return dist.get_rank() if world_size() > 1 else 0
@@ -77,7 +85,7 @@ def _count(kind: str, x: Tensor) -> None:
 
 def gather(x: Tensor) -> Tensor:
     """All ranks' (b, ...) as (B, ...), in rank order. No gradient."""
-    if world_size() == 1:
+    if not exchanging():
         return x
     result = x.new_empty((world_size() * len(x), *x.shape[1:]))
     _all_gather(result, x.detach().contiguous())
@@ -93,7 +101,7 @@ def own_part(x: Tensor) -> Tensor:
 
 def total_over_ranks_(x: Tensor) -> Tensor:
     """Sum over all ranks, in place. No gradient."""
-    if world_size() > 1:
+    if exchanging():
         dist.all_reduce(x)
         _count("sum", x)
     return x
@@ -101,7 +109,7 @@ def total_over_ranks_(x: Tensor) -> Tensor:
 
 def max_over_ranks_(x: Tensor) -> Tensor:
     """Largest over all ranks, element by element, in place. No gradient."""
-    if world_size() > 1:
+    if exchanging():
         dist.all_reduce(x, dist.ReduceOp.MAX)
         _count("max", x)
     return x
@@ -142,9 +150,18 @@ def decide(work: Callable[[], Result]) -> Result:
 
 def from_main_(x: Tensor) -> Tensor:
     """The main rank's ``x``, in place. No gradient."""
-    if world_size() > 1:
+    if exchanging():
         dist.broadcast(x, 0)
     return x
+
+
+def average_over_ranks_(tensors: list[Tensor]) -> None:
+    """Mean over all ranks, in place, of tensors whose elements lie beside each other in memory: one sum for all."""
+    if not exchanging():
+        return
+    flat = [tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors]  # in the order of memory: nothing copied
+    total = total_over_ranks_(torch.cat(flat)).div_(world_size())
+    torch._foreach_copy_(flat, list(total.split([len(part) for part in flat])))
 
 
 def keep_own_buffers(model: nn.Module) -> nn.Module:
@@ -160,7 +177,8 @@ def keep_own_buffers(model: nn.Module) -> nn.Module:
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
-        return total_over_ranks_(x.clone())
+        # A view, since in torch 2.11 what was written in place and is returned leaves compiled code without a gradient.
+        return total_over_ranks_(x.clone()).view_as(x)
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> Tensor:
@@ -170,4 +188,4 @@ class _SumOverRanks(torch.autograd.Function):
 
 def sum_over_ranks(x: Tensor) -> Tensor:
     """Differentiable sum of ``x`` over all ranks; the gradient is the sum of all ranks' gradients."""
-    return _SumOverRanks.apply(x) if world_size() > 1 else x
+    return _SumOverRanks.apply(x) if exchanging() else x

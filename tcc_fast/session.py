@@ -33,7 +33,7 @@ from tcc_fast.runs.training_tensors import Training
 from tcc_fast.telemetry import NonFiniteLoss
 
 STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
-"""By what :func:`tcc_fast.computing.compile_mode` says, for one process."""
+"""By what :func:`tcc_fast.computing.compile_mode` says."""
 
 
 @dataclass
@@ -198,8 +198,8 @@ def open_session(
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
             say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
-        if reason := _why_not_compiled(config.train.compile, device, accelerator.num_processes):
-            say(reason)
+        if sentence := _of_compiling(config.train.compile, device, accelerator.num_processes):
+            say(sentence)
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
@@ -249,16 +249,16 @@ def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
     return accelerator
 
 
-def _why_not_compiled(choice: str, device: torch.device, processes: int) -> str | None:
-    """What a user of a GPU should know of `train.compile=auto`, if it is off."""
+def _of_compiling(choice: str, device: torch.device, processes: int) -> str | None:
+    """What a user of GPUs should know of `train.compile=auto`."""
     if choice != "auto" or device.type != "cuda":
         return None
     if lacking := computing.compiler_lacks(device):
         return f"steps are not compiled for want of {lacking}: slower, but the same"
     if processes > 1:
         return (
-            "steps are not compiled, since with several GPUs that has never been tried: train.compile=on may be "
-            "faster, above all where each has few images of a batch"
+            "steps are compiled; with several GPUs that has not been tried yet, so if nothing comes of it, "
+            "train.compile=off"
         )
     return None
 
@@ -268,25 +268,21 @@ def _build_training(
 ) -> tuple[Training, TrainingStep]:
     """The networks, queues and optimiser with their first values, and the step that trains them."""
     assert config.model.num_clusters is not None
-    device, alone = accelerator.device, accelerator.num_processes == 1
+    device, alone, compiled = accelerator.device, accelerator.num_processes == 1, compiling != "off"
     set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
     model = TCC(config.model, config.loss)
     if config.model.sync_batch_norm and not alone:
         share_batch_statistics(model)
     model = model.to(device).to(memory_format=torch.channels_last)
+    for tensor in (*model.parameters(), *model.buffers()):
+        from_main_(tensor.data)  # processors may differ in the last bit
     twin = momentum_twin(model)
-    for tensor in (*twin.parameters(), *twin.buffers()):
-        from_main_(tensor.data)  # as data parallelism does with θ: processors may differ in the last bit
     queues = build_queues(config, config.model.num_clusters, device=device)
-    if compiling != "off" and not alone:  # no graph spans what the ranks exchange
-        model.compile()  # in place: parameter names stay plain
-        twin.compile()
-    optimizer = build_optimizer(model, config.optim, compiling != "off" and alone)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    if alone:  # the step has its own autocast; Accelerate's, around `forward`, makes torch compile anew for each model
+    optimizer = accelerator.prepare(build_optimizer(model, config.optim, compiled))
+    prepared = accelerator.prepare_model(model, evaluation_mode=compiled)  # as which it stays without data parallelism
+    if alone or compiled:  # the step has its own autocast; Accelerate's would make torch compile anew for each model
         accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    kind = STEPS[compiling] if alone else TrainingStep
-    step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
+    step = STEPS[compiling](config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
     return Training(model, twin, queues, optimizer), step
 
 

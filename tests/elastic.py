@@ -1,7 +1,8 @@
 """A few steps of a run, continued by whatever number of processes this is launched with; writes what Q held.
 
-``accelerate launch --num_processes N tests/elastic.py DATA FOLDER STEPS``: FOLDER/step-S.safetensors gets the keys that
-are negatives after loading step S and before anything else, and those after the steps done here.
+``accelerate launch --num_processes N tests/elastic.py DATA FOLDER STEPS COMPILE``: FOLDER/step-S.safetensors gets the
+keys that are negatives after loading step S and before anything else, and those after the steps done here. COMPILE is
+`on` or `off`.
 
 All of it in double precision: in single precision a change of 1e-7 in the weights grows to 5e-3 in the keys within
 twelve steps, by as much as another order of summation makes. And with a start that decides nothing: one image that
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from tcc_fast.config import Config, load_config
 from tcc_fast.distributed import gather
+from tcc_fast.method.compiled_step import CompiledStep
 from tcc_fast.pipelines.decoded import whole_views
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.run_state import read_state
@@ -32,9 +35,10 @@ from tcc_fast.session import Session, open_session
 from tests.conftest import TINY
 
 
-def settings() -> Config:
+def settings(compiling: str) -> Config:
     start = ["start.method=kmeans", "start.at=0.5"]  # after step 7, where the second of two epochs begins
-    return load_config("digits", [*TINY, *start, "queue.instance_length=700", "train.batch_size=240"])
+    sizes = ["queue.instance_length=700", "train.batch_size=240"]
+    return load_config("digits", [*TINY, *start, *sizes, f"train.compile={compiling}"])
 
 
 def some_means(features: Tensor, num_clusters: int, *_: Any) -> Tensor:
@@ -55,6 +59,7 @@ def double_precision() -> Iterator[None]:
         with (
             patch("tcc_fast.evaluation.embed.whole_views", in_double),
             patch("tcc_fast.session.find_centres", some_means),
+            patch.dict("tcc_fast.session.STEPS", {"on": partial(CompiledStep, backend="eager")}),
         ):
             yield
     finally:
@@ -69,13 +74,13 @@ def negatives(session: Session) -> Tensor:
     return keys[order[numbers[order] >= 0]].clone()
 
 
-def go_on(data: Path, folder: Path, steps: int) -> None:
+def go_on(data: Path, folder: Path, steps: int, compiling: str = "off") -> None:
     with double_precision():
-        _go_on(data, folder, steps)
+        _go_on(data, folder, steps, compiling)
 
 
-def _go_on(data: Path, folder: Path, steps: int) -> None:
-    config, checkpoints = settings(), list_checkpoints(folder)
+def _go_on(data: Path, folder: Path, steps: int, compiling: str) -> None:
+    config, checkpoints = settings(compiling), list_checkpoints(folder)
     saved = read_state(checkpoints[-1]) if checkpoints else None
     session = open_session(config, data, folder)
     session.training.queues.instance.double()
@@ -104,5 +109,5 @@ def _go_on(data: Path, folder: Path, steps: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    go_on(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    go_on(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     os._exit(0)  # as `python -m tcc_fast` does, and for the same reason

@@ -87,15 +87,14 @@ def test_losses_gradients_and_everything_after_twenty_steps_are_equal(
     assert len({tuple(row) for row in one["losses"].tolist()}) == ranks.STEPS  # something was trained
 
 
-@pytest.mark.parametrize("case", ["many-clusters", "long-queue", "short-queue", "fused"])
+@pytest.mark.parametrize("case", ["many-clusters", "long-queue", "short-queue"])
 def test_what_is_sent_in_a_step_does_not_grow_with_the_queue(together: tuple[int, Results], case: str) -> None:
     """The formulas of docs/scaling.md; J is not in them. Gradients of θ are beside this."""
     clusters, batch, dim, double = ranks.CASES[case]["K"], ranks.BATCH, ranks.DIM, 8
     channels = 4 + dim  # of the two batch norms
-    fused = "fused" in ranks.CASES[case]
     gathered = batch * dim + batch  # queries, and the weights of their gradients
-    gathered += 4 * together[0] * channels if fused else 0
-    summed = batch + batch * dim + 3 * clusters * dim + (2 if fused else 4 + 2) * channels
+    gathered += 4 * together[0] * channels
+    summed = batch + batch * dim + 3 * clusters * dim + 2 * channels
     expected = [double * number for number in (gathered, summed, batch)]
     assert together[1][case]["sent"].tolist() == expected
 
@@ -108,17 +107,17 @@ def test_a_rank_holds_its_part_of_q(together: tuple[int, Results], case: str) ->
 
 
 def test_the_number_of_processes_may_change_at_every_resume(digits: Path, tmp_path: Path) -> None:
-    """2, 1, 4, 2 processes, 3 steps each, the start of the prototypes among them: at every change the negatives are bit
-    by bit those that there were, and the end is that of one process that did all twelve steps."""
+    """2, 1, 4, 2 processes, 3 steps each, the start of the prototypes among them, and the last six steps compiled: at
+    every change the negatives are bit by bit those that there were, and the end is that of one process that did all."""
     changing, steady = tmp_path / "changing", tmp_path / "steady"
     changing.mkdir()
     steady.mkdir()
     script = str(Path(elastic.__file__))
-    for number in (2, 1, 4, 2):
+    for number, compiling in ((2, "off"), (1, "off"), (4, "on"), (2, "on")):
         if number == 1:
             one_process_goes_on(digits, changing, 3)
         else:
-            done = launch(number, script, str(digits), str(changing), "3")
+            done = launch(number, script, str(digits), str(changing), "3", compiling)
             assert done.returncode == 0, done.stderr
     one_process_goes_on(digits, steady, 12)
 

@@ -125,8 +125,8 @@ def test_one_process_trains_in_one_precision(session: Session, digits: Path, tmp
     open_session(session.config, digits, tmp_path).pipeline.close()
 
 
-def test_a_user_of_gpus_is_told_why_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, why = torch.device("cuda", 0), session_module._why_not_compiled
+def test_a_user_of_gpus_is_told_what_is_not_compiled_or_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, why = torch.device("cuda", 0), session_module._of_compiling
     monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: None)
     assert why("auto", gpu, 1) is None
     assert "several GPUs" in (why("auto", gpu, 8) or "")

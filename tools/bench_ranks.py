@@ -125,15 +125,15 @@ def batch(share: int, rank: int, device: torch.device) -> Batch:
     return Batch(views[0], views[1], torch.arange(rank * share, (rank + 1) * share, device=device))
 
 
-def expected(ranks: int, on_cuda: bool) -> dict[str, int]:
+def expected(ranks: int) -> dict[str, int]:
     """The formulas of docs/scaling.md: bytes by kind of collective."""
     if ranks == 1:
         return {}
     channels = WIDTH + DIM
     sums = BATCH + BATCH * DIM + 3 * CLUSTERS * DIM
     return {
-        "gather": 4 * (BATCH * DIM + BATCH + (4 * ranks * channels if on_cuda else 0)),
-        "sum": 4 * (sums + (2 if on_cuda else 6) * channels),
+        "gather": 4 * (BATCH * DIM + BATCH + 4 * ranks * channels),
+        "sum": 4 * (sums + 2 * channels),
         "max": 4 * BATCH,
     }
 
@@ -175,7 +175,7 @@ def table(found: list[list[dict[str, Any]]]) -> str:
         peak = max(each["queue_peak_bytes"] for each in ranks) / 1e6
         share = 4 * DIM * one["queue_length"] / one["ranks"] / 1e6
         sent = max(sum(each["sent"].values()) for each in ranks)
-        formula = sum(expected(one["ranks"], one["device"] == "cuda").values())
+        formula = sum(expected(one["ranks"]).values())
         gradients = max(each["gradient_bytes"] for each in ranks)
         start = [str(one["ranks"]), one["device"], f"{one['queue_length']:,}", f"{peak:.1f}", f"{share:.1f}"]
         lines.append(_row([*start, *(f"{number:,}" for number in (sent, formula, gradients, one["parameter_bytes"]))]))

@@ -57,8 +57,8 @@ from tcc_fast.method.step import TrainingStep
 ROOT = Path(__file__).resolve().parents[1]
 LONG_QUEUE = 65_536
 NAMES = {"off": "eager", "on": "compiled", "graphs": "graphs"}
-ONE_RANK_LIMIT = 120.0
-"""Seconds; it takes a few, unless NCCL waits for what never comes."""
+ONE_RANK_LIMIT = 180.0
+"""Seconds; it takes a minute to compile, unless NCCL waits for what never comes."""
 
 Keep = Callable[[dict[str, Any]], None]
 """Given what a part has found so far, whenever there is more: nothing that goes wrong later can lose it."""

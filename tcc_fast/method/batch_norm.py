@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tcc_fast.distributed import gather, sum_over_ranks, total_over_ranks_, world_size
+from tcc_fast.distributed import gather, total_over_ranks_, world_size
+from tcc_fast.method import batch_norm_kernels
 
 
 class _Uncounted(_BatchNorm):
@@ -35,7 +36,7 @@ class GlobalBatchNorm(_BatchNorm):
     """(b, C, ...) normalised by mean and variance over all ranks' images, of which each has equally many.
 
     torch's own SyncBatchNorm refuses CPUs, and on a GPU the host waits in each of its layers: it asks for ranks without
-    images, of which there are none here.
+    images, of which there are none here. As there, statistics are exchanged once forwards and once backwards.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -44,66 +45,51 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        if input.is_cuda and not torch.compiler.is_compiling():  # a compiler fuses what is below as well
-            return self.fused(input)
-        dtype = input.dtype
-        if dtype in (torch.bfloat16, torch.float16):
-            input = input.float()  # sums over many pixels need it
-        summed = [dim for dim in range(input.ndim) if dim != 1]
-        count = input.numel() // input.shape[1] * world_size()
-        shape = [-1 if dim == 1 else 1 for dim in range(input.ndim)]
-        mean = sum_over_ranks(input.sum(dim=summed)) / count
-        centred = input - mean.view(shape)
-        variance = sum_over_ranks(centred.square().sum(dim=summed)) / count
-        self._track(mean.detach(), variance.detach() * (count / max(1, count - 1)))
-        result = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            result = result * self.weight.view(shape) + self.bias.view(shape)
-        return result.to(dtype)
-
-    def fused(self, input: Tensor, kernels: Any = torch) -> Tensor:
-        """The same by torch's kernels for CUDA, which ``kernels`` may replace."""
-        tracked = (self.running_mean, self.running_var, self.momentum, self.eps)
-        result: Tensor = _Fused.apply(input, self.weight, self.bias, tracked, kernels)
+        x, kernels = _dense(input), _kernels(input)
+        with torch.no_grad():
+            own = torch.stack(kernels.batch_norm_stats(x, self.eps))  # mean and 1 / standard deviation, (2, C)
+            means, scales = gather(own.unsqueeze(0)).unbind(1)
+            counts = torch.full((len(means),), x.numel() // x.shape[1], dtype=means.dtype, device=x.device)
+            running = (self.running_mean, self.running_var, self.momentum, self.eps)
+            mean, scale = kernels.batch_norm_gather_stats_with_counts(x, means, scales, *running, counts)
+        result: Tensor = _Normalise.apply(x, self.weight, self.bias, mean, scale, self.eps, counts)
         return result
 
-    @torch.no_grad()
-    def _track(self, mean: Tensor, unbiased: Tensor) -> None:
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased, self.momentum)
+
+def _kernels(x: Tensor) -> Any:
+    """torch's own where they run; elsewhere, and for a compiler, the same in plain tensor work."""
+    return torch if x.is_cuda and not torch.compiler.is_compiling() else batch_norm_kernels
 
 
-class _Fused(torch.autograd.Function):
-    """What torch's SyncBatchNorm does with the same kernels, but for the waiting."""
+class _Normalise(torch.autograd.Function):
+    """Differentiates through the statistics it is given as well, which are those of all ranks' x."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, tracked: tuple[Any, ...], kernels: Any
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        scale: Tensor,
+        eps: float,
+        counts: Tensor,
     ) -> Tensor:
-        *running, momentum, eps = tracked
-        x = _dense(x)
-        own = torch.stack(kernels.batch_norm_stats(x, eps))  # mean and 1 / standard deviation, (2, C)
-        means, scales = gather(own.unsqueeze(0)).unbind(1)
-        counts = torch.full((len(means),), x.numel() // x.shape[1], dtype=means.dtype, device=x.device)
-        mean, scale = kernels.batch_norm_gather_stats_with_counts(x, means, scales, *running, momentum, eps, counts)
-        ctx.save_for_backward(x, weight, mean, scale, counts.to(torch.int32))
-        ctx.kernels = kernels
-        result: Tensor = kernels.batch_norm_elemt(x, weight, bias, mean, scale, eps)
+        ctx.save_for_backward(x, weight, mean, scale, counts)
+        result: Tensor = _kernels(x).batch_norm_elemt(x, weight, bias, mean, scale, eps)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, counts = ctx.saved_tensors
-        gradient, affine = _dense(gradients[0]), weight is not None
-        *sums, of_weight, of_bias = ctx.kernels.batch_norm_backward_reduce(
+        kernels, gradient, affine = _kernels(x), _dense(gradients[0]), weight is not None
+        *sums, of_weight, of_bias = kernels.batch_norm_backward_reduce(
             gradient, x, mean, scale, weight, True, affine, affine
         )
         sums = total_over_ranks_(torch.stack(sums))
-        of_input = ctx.kernels.batch_norm_backward_elemt(gradient, x, mean, scale, weight, *sums, counts)
-        return of_input, of_weight if affine else None, of_bias if affine else None, None, None
+        counts = counts.to(torch.int32)  # as torch's kernel wants them here
+        of_input = kernels.batch_norm_backward_elemt(gradient, x, mean, scale, weight, *sums, counts)
+        return of_input, of_weight if affine else None, of_bias if affine else None, None, None, None, None
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
-"""The step of Algorithm 1 in compiled pieces, for a single process: none is compiled anew while a run goes on.
+"""The step of Algorithm 1 in compiled pieces: none is compiled anew while a run goes on.
 
 Three calls make a step: forward passes and losses with their backward pass (one graph each), the fused optimiser, and
 what follows it (queues and moving average, one graph). Two of the graphs exist twice in a run with a warm-up: without
 and with clusters. :class:`GraphedStep` records all of it once and replays that as a single CUDA graph.
+
+With several ranks the graphs hold what equations (4) to (9) and batch norm exchange, and the gradients are averaged
+between the backward pass and the optimiser.
 
 Whatever differs from step to step is a tensor on the device that is filled without waiting: as a Python number it
 would be a part of the compiled code.
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
+from tcc_fast.distributed import average_over_ranks_
 from tcc_fast.method.model import momentum_at, update_twin
 from tcc_fast.method.step import SCALAR_LOSSES, Keys, Losses, Noises, TrainingStep
 
@@ -43,7 +47,8 @@ class CompiledStep(TrainingStep):
     """A `TrainingStep` whose pieces are compiled.
 
     Args:
-        args: as of `TrainingStep`; the optimiser from ``build_optimizer(..., compiled=True)``.
+        args: as of `TrainingStep`, but for θ: no data parallelism is around it, whose work this does, so the ranks
+            must begin with the same one; the optimiser from ``build_optimizer(..., compiled=True)``.
         backend: of torch.compile.
         kwargs: as of `TrainingStep`.
     """
@@ -73,6 +78,7 @@ class CompiledStep(TrainingStep):
         loss.backward()
         for parameter in self._idle_parameters(clusters_on):
             parameter.grad = None
+        average_over_ranks_([parameter.grad for parameter in self._theta.parameters() if parameter.grad is not None])
         self.optimizer.step()
         self._compiled_update(new_keys, self._step_size.tensor, clusters_on)
         return reported

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tcc_fast.distributed import gather, own_part, world_size
+from tcc_fast.distributed import exchanging, gather, own_part
 from tcc_fast.method.sharded import sharded_logsumexp
 
 
@@ -63,7 +63,7 @@ def instance_log_likelihood(
         (B,), at most 0.
     """
     positive = (e * e_hat.detach()).sum(dim=1) / temperature  # (B,)
-    if world_size() > 1:
+    if exchanging():
         everything = torch.ones(len(queue), dtype=torch.bool, device=e.device)
         negative = sharded_logsumexp(e, queue, everything if valid is None else valid, temperature)
     else:
@@ -108,7 +108,7 @@ def balanced_assignment(logits: Tensor, iterations: int = 3) -> Tensor:
         log_q = log_q - torch.logsumexp(log_q, dim=0, keepdim=True)
         log_q = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
     q = log_q.exp()
-    return own_part(q) if world_size() > 1 else q
+    return own_part(q) if exchanging() else q
 
 
 @torch.no_grad()

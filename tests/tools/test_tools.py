@@ -147,7 +147,7 @@ def test_what_ranks_hold_and_send_is_what_the_formulas_say(
     tool.main()
     ((first, second),) = json.loads(file.read_text())
     for found in (first, second):
-        assert found["sent"] == tool.expected(2, on_cuda=False)
+        assert found["sent"] == tool.expected(2)
         assert found["gradient_bytes"] == found["parameter_bytes"]
         assert found["shard_bytes"] == 4 * tool.DIM * 2048 // 2
     assert "| 2 | cpu | 2,048 |" in capsys.readouterr().out
