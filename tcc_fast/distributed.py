@@ -5,6 +5,7 @@ b is this rank's part of a batch of B = W b; every rank's part is equally large.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -54,8 +55,13 @@ def processes() -> PartialState:
 
 
 def leave() -> None:
-    """The end of this process's part: nothing is sent after it."""
+    """The end of this process's part: nothing is sent after it.
+
+    What wraps a network in data parallelism should be gone by then: if it is the last to hold the group, a thread of
+    gloo that gives back a tensor and the one that ends the group may wait for each other.
+    """
     if dist.is_available() and dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tcc_fast.config import Config, load_config
-from tcc_fast.distributed import gather
+from tcc_fast.distributed import gather, leave
 from tcc_fast.method.compiled_step import CompiledStep
 from tcc_fast.pipelines.decoded import whole_views
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
@@ -77,6 +77,7 @@ def negatives(session: Session) -> Tensor:
 def go_on(data: Path, folder: Path, steps: int, compiling: str = "off") -> None:
     with double_precision():
         _go_on(data, folder, steps, compiling)
+    leave()
 
 
 def _go_on(data: Path, folder: Path, steps: int, compiling: str) -> None:
@@ -104,7 +105,6 @@ def _go_on(data: Path, folder: Path, steps: int, compiling: str) -> None:
         save_file({"before": before, "after": after}, folder / f"step-{start}.safetensors")
     session.save(folder, {}, None)
     session.pipeline.close()
-    session.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tcc_fast.batch import Batch
 from tcc_fast.config import Config, config_from_tree
-from tcc_fast.distributed import gather, keep_own_buffers, own_part, total_over_ranks_, traffic, world_size
+from tcc_fast.distributed import gather, keep_own_buffers, leave, own_part, total_over_ranks_, traffic, world_size
 from tcc_fast.method.batch_norm import BatchNorm2d, average_running_statistics, share_batch_statistics
 from tcc_fast.method.compiled_step import CompiledStep
 from tcc_fast.method.model import TCC, momentum_twin
@@ -166,10 +166,10 @@ def run(folder: Path) -> None:
             found = train(case, accelerator, parts)
             if accelerator.is_main_process:
                 save_file(found, folder / (f"{name}-{parts}.safetensors" if reference else f"{name}.safetensors"))
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run(Path(sys.argv[1]))
+    leave()
     os._exit(0)  # as `python -m tcc_fast` does, and for the same reason

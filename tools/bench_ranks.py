@@ -144,7 +144,6 @@ def work(lengths: list[int], results: Path) -> None:
     found = [gather_objects(measure(length, accelerator)) for length in lengths]
     if accelerator.is_main_process:
         results.write_text(json.dumps(found), encoding="utf-8")
-    leave()
 
 
 def launch(ranks: int, lengths: list[int]) -> list[list[dict[str, Any]]]:
@@ -196,6 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         work(options.queue, options.work)
+        leave()
         return
     found = [ranks for number in options.processes for ranks in launch(number, options.queue)]
     print(table(found))
