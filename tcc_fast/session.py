@@ -273,9 +273,10 @@ def _build_training(
     model = TCC(config.model, config.loss)
     if config.model.sync_batch_norm and not alone:
         share_batch_statistics(model)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = model.to(device)
     for tensor in (*model.parameters(), *model.buffers()):
         from_main_(tensor.data)  # processors may differ in the last bit
+    model = model.to(memory_format=torch.channels_last)
     twin = momentum_twin(model)
     queues = build_queues(config, config.model.num_clusters, device=device)
     optimizer = accelerator.prepare(build_optimizer(model, config.optim, compiled))

@@ -125,6 +125,18 @@ def test_one_process_trains_in_one_precision(session: Session, digits: Path, tmp
     open_session(session.config, digits, tmp_path).pipeline.close()
 
 
+@pytest.mark.parametrize("compiling", ["off", "on"])
+def test_all_ranks_begin_with_the_main_ones_networks(
+    compiling: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "from_main_", lambda x: x.fill_(2))
+    with fresh_accelerate():
+        session = open_session(load_config("digits", [*TINY, f"train.compile={compiling}"]), digits, tmp_path)
+        session.pipeline.close()
+    for network in (session.model, session.training.twin):
+        assert all((tensor == 2).all() for tensor in network.state_dict().values())
+
+
 def test_a_user_of_gpus_is_told_what_is_not_compiled_or_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, why = torch.device("cuda", 0), session_module._of_compiling
     monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: None)
