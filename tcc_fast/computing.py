@@ -69,13 +69,14 @@ def view_dtype(bf16: bool) -> torch.dtype:
 
 
 def compile_mode(choice: str, device: torch.device, processes: int) -> str:
-    """`off`, `on` or `graphs`. `auto` is on for CUDA, unless :func:`compiler_lacks` something.
+    """`off`, `on` or `graphs`. `auto` is on for CUDA and one process, unless :func:`compiler_lacks` something: with
+    several it has never been tried, and they would have to agree on it.
 
     Raises:
         ValueError: CUDA graphs cannot be had here.
     """
     if choice == "auto":
-        return "on" if device.type == "cuda" and not compiler_lacks(device) else "off"
+        return "on" if device.type == "cuda" and processes == 1 and not compiler_lacks(device) else "off"
     if choice == "graphs" and (device.type != "cuda" or processes > 1):
         raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
     return choice

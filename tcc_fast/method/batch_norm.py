@@ -83,10 +83,11 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, counts = ctx.saved_tensors
         kernels, gradient, affine = _kernels(x), _dense(gradients[0]), weight is not None
-        *sums, of_weight, of_bias = kernels.batch_norm_backward_reduce(
-            gradient, x, mean, scale, weight, True, affine, affine
-        )
-        sums = total_over_ranks_(torch.stack(sums))
+        own = kernels.batch_norm_backward_reduce(gradient, x, mean, scale, weight, True, False, False)[:2]
+        # From here on only the sums: Inductor lets `own` lie in the stack, which it then sums in place. Gradients are
+        # averaged over the ranks, so each may give its share of the whole one of weight and bias.
+        sums = total_over_ranks_(torch.stack(own))
+        of_bias, of_weight = sums[0] / world_size(), sums[1] * scale / world_size()
         counts = counts.to(torch.int32)  # as torch's kernel wants them here
         of_input = kernels.batch_norm_backward_elemt(gradient, x, mean, scale, weight, *sums, counts)
         return of_input, of_weight if affine else None, of_bias if affine else None, None, None, None, None
