@@ -161,11 +161,13 @@ def from_main_(x: Tensor) -> Tensor:
     return x
 
 
-def average_over_ranks_(tensors: list[Tensor]) -> None:
-    """Mean over all ranks, in place, of tensors whose elements lie beside each other in memory: one sum for all."""
+def average_gradients_(model: nn.Module) -> None:
+    """Mean over all ranks, in place, of the gradients that there are: one sum for all of them."""
     if not exchanging():
         return
-    flat = [tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors]  # in the order of memory: nothing copied
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    # In the order of memory, which autograd makes that of the parameters, so on all ranks the same and without gaps.
+    flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
     total = total_over_ranks_(torch.cat(flat)).div_(world_size())
     torch._foreach_copy_(flat, list(total.split([len(part) for part in flat])))
 

@@ -198,8 +198,8 @@ def open_session(
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
             say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
-        if sentence := _of_compiling(config.train.compile, device, accelerator.num_processes):
-            say(sentence)
+        if reason := _why_not_compiled(config.train.compile, device, accelerator.num_processes):
+            say(reason)
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
@@ -249,8 +249,8 @@ def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
     return accelerator
 
 
-def _of_compiling(choice: str, device: torch.device, processes: int) -> str | None:
-    """What a user of GPUs should know of `train.compile=auto`, if it is off."""
+def _why_not_compiled(choice: str, device: torch.device, processes: int) -> str | None:
+    """What a user of a GPU should know of `train.compile=auto`, if it is off."""
     if choice != "auto" or device.type != "cuda":
         return None
     if lacking := computing.compiler_lacks(device):

@@ -8,6 +8,7 @@ Where ranks have batch norms of their own, a single process normalises 2 or 4 pa
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +33,7 @@ from tcc_fast.method.step import TrainingStep, build_queues
 STEPS, BATCH, SIDE, DIM = 20, 16, 5, 6
 
 OWN_STATISTICS = "batch-norm-of-each"
+BACKEND = "inductor" if shutil.which("g++") else "aot_eager"  # the first writes into what others may read
 
 # K, J (50 is no multiple of the batch), departures of the loss, the first step with clusters, and the dtype.
 CASES: dict[str, dict[str, Any]] = {
@@ -118,7 +120,7 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
     queues = build_queues(config, case["K"], dtype)
     compiled = case.get("compiled", False) and world_size() > 1
     optimizer = accelerator.prepare(build_optimizer(model, config.optim, compiled))
-    kind = partial(CompiledStep, backend="aot_eager") if compiled else TrainingStep
+    kind = partial(CompiledStep, backend=BACKEND) if compiled else TrainingStep
     prepared = accelerator.prepare_model(model, evaluation_mode=compiled)  # as a session does it
     step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, case.get("start", 0))
     found: dict[str, Tensor] = {}

@@ -137,8 +137,8 @@ def test_all_ranks_begin_with_the_main_ones_networks(
         assert all((tensor == 2).all() for tensor in network.state_dict().values())
 
 
-def test_a_user_of_gpus_is_told_what_is_not_compiled_or_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, why = torch.device("cuda", 0), session_module._of_compiling
+def test_a_user_of_gpus_is_told_why_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, why = torch.device("cuda", 0), session_module._why_not_compiled
     monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: None)
     assert why("auto", gpu, 1) is None
     assert "several GPUs" in (why("auto", gpu, 8) or "")

@@ -58,12 +58,12 @@ def batch_norm_backward_reduce(
     of_input: bool,
     of_weight: bool,
     of_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Sums over this part: of the gradient, of it times x - mean, and the gradients of weight and bias."""
+) -> tuple[Tensor, Tensor, None, None]:
+    """Sums over this part: of the gradient, and of it times x - mean; torch's can give more."""
     gradient, dims = _wide(gradient), _all_but_channels(x)
     total = gradient.sum(dim=dims)
     product = (gradient * (_wide(x) - _beside(mean, x))).sum(dim=dims)
-    return total, product, product * scale if of_weight else None, total if of_bias else None
+    return total, product, None, None
 
 
 def batch_norm_backward_elemt(

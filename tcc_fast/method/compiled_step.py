@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
-from tcc_fast.distributed import average_over_ranks_
+from tcc_fast.distributed import average_gradients_
 from tcc_fast.method.model import momentum_at, update_twin
 from tcc_fast.method.step import SCALAR_LOSSES, Keys, Losses, Noises, TrainingStep
 
@@ -78,7 +78,7 @@ class CompiledStep(TrainingStep):
         loss.backward()
         for parameter in self._idle_parameters(clusters_on):
             parameter.grad = None
-        average_over_ranks_([parameter.grad for parameter in self._theta.parameters() if parameter.grad is not None])
+        average_gradients_(self._theta)
         self.optimizer.step()
         self._compiled_update(new_keys, self._step_size.tensor, clusters_on)
         return reported
