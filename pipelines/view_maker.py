@@ -5,7 +5,7 @@ Both give the same views, up to rounding; `tcc_fast.views.augment` is the refere
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -110,15 +110,17 @@ class TensorViews:
         self.products = torch.float16 if dtype == torch.bfloat16 else torch.float32  # finer than the views will be
         self._make, self._end = self._make_views, self._finish_view
         if compiled:
-            self._make = torch.compile(self._make_views, fullgraph=True, dynamic=False)
-            self._end = torch.compile(self._finish_view, fullgraph=True, dynamic=False)
+            # Three channels are put side by side where they are made, not by a kernel that copies them there.
+            names = (name for name in torch._inductor.list_options() if name.endswith("pointwise_cat_inputs"))
+            options: dict[str, Any] = dict.fromkeys(names, 0)
+            self._make = torch.compile(self._make_views, fullgraph=True, dynamic=False, options=options)
+            self._end = torch.compile(self._finish_view, fullgraph=True, dynamic=False, options=options)
 
     @torch.no_grad()
     def stored(self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        chosen, geometry = images[index].permute(0, 3, 1, 2), sizes[index]
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
         numbers = uniform(keys_of_each(bases, index).flatten(), NUM_DRAWS)
-        view_1, view_2 = self._make(chosen, geometry, numbers).chunk(2)
+        view_1, view_2 = self._make(images, sizes, index, numbers).chunk(2)
         return view_1, view_2
 
     @torch.no_grad()
@@ -128,9 +130,10 @@ class TensorViews:
     def close(self) -> None:
         """Nothing works in the background."""
 
-    def _make_views(self, chosen: Tensor, geometry: Tensor, numbers: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8, (B, 2) and (2 B, NUM_DRAWS) to (2 B, 3, S, S)."""
-        heights, widths = geometry.repeat(2, 1).unbind(1)
+    def _make_views(self, images: Tensor, sizes: Tensor, index: Tensor, numbers: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8, (N, 2), (B,) and (2 B, NUM_DRAWS) to (2 B, 3, S, S)."""
+        chosen = images[index].permute(0, 3, 1, 2)
+        heights, widths = sizes[index].repeat(2, 1).unbind(1)
         parameters = parameters_of(self.recipe, numbers, heights, widths)
         views = apply(
             chosen, parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths), self.products

@@ -33,7 +33,6 @@ from tcc_fast.method.step import TrainingStep, build_queues
 STEPS, BATCH, SIDE, DIM = 20, 16, 5, 6
 
 OWN_STATISTICS = "batch-norm-of-each"
-BACKEND = "inductor" if shutil.which("g++") else "aot_eager"  # the first writes into what others may read
 
 # K, J (50 is no multiple of the batch), departures of the loss, the first step with clusters, and the dtype.
 CASES: dict[str, dict[str, Any]] = {
@@ -120,7 +119,9 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
     queues = build_queues(config, case["K"], dtype)
     compiled = case.get("compiled", False) and world_size() > 1
     optimizer = accelerator.prepare(build_optimizer(model, config.optim, compiled))
-    kind = partial(CompiledStep, backend=BACKEND) if compiled else TrainingStep
+    # Inductor writes into what others may read; four ranks would compile the same once more, on as few cores.
+    backend = "inductor" if shutil.which("g++") and world_size() == 2 else "aot_eager"
+    kind = partial(CompiledStep, backend=backend) if compiled else TrainingStep
     prepared = accelerator.prepare_model(model, evaluation_mode=compiled)  # as a session does it
     step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, case.get("start", 0))
     found: dict[str, Tensor] = {}

@@ -123,6 +123,7 @@ def speed_task(case: SpeedCase, amount: Sizes, queue_length: int | None = None) 
     )
     dtype = view_dtype(resolve_precision("auto", amount.device) == "bf16")
     task = Task(open_dataset(made), config, amount.device, dtype, long_epochs=True)
+    tune(amount.device, "bf16" if dtype == torch.bfloat16 else "fp32")  # whatever is measured of it, as it is trained
     return StepTask(task, amount.compiling, case.from_memory)
 
 

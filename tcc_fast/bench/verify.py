@@ -151,16 +151,18 @@ def in_dtype(batch: Batch, bf16: bool) -> Batch:
 
 @contextmanager
 def exact_products(exact: bool) -> Iterator[None]:
-    """Without TF32, which GPUs otherwise use for convolutions in fp32, or with it; cuDNN looks for the fastest ones."""
+    """Without TF32, which GPUs otherwise use for convolutions in fp32, and by the same convolutions each time; or with
+    TF32 and the fastest that cuDNN finds, which may be others for an eager step than for a compiled one.
+    """
     cudnn = torch.backends.cudnn
-    before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
+    before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic)
     torch.set_float32_matmul_precision("highest" if exact else "high")
-    cudnn.allow_tf32, cudnn.benchmark = not exact, True
+    cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = not exact, not exact, exact
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
-        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before[1:]
 
 
 def deviation(reference: list[float], other: list[float], window: int = WINDOW) -> float:

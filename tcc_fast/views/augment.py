@@ -89,11 +89,12 @@ def finish(
     if recipe.grey:
         luma = grey(rgb)
         rgb = where(parameters.grey, RGB(luma, luma, luma), rgb)
-    images = torch.stack(rgb, dim=1)
     if recipe.blur:
-        blurred = gaussian_blur(images.to(products), parameters.sigma).to(torch.float32)
-        images = torch.where(parameters.blur.view(-1, 1, 1, 1), blurred, images)
-    return normalize(images, mean, std)
+        rgb = RGB(*(channel.to(products) for channel in rgb))
+    images = torch.stack(rgb, dim=2).transpose(1, 2)  # a row's channels beside each other, as the blur wants them
+    if recipe.blur:
+        images = torch.where(parameters.blur.view(-1, 1, 1, 1), gaussian_blur(images, parameters.sigma), images)
+    return normalize(images.to(torch.float32), mean, std)
 
 
 def _stored_span(start: Tensor, length: Tensor, side: Tensor, stored: int) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def inverse_map(angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
     return torch.stack(rows, dim=1).view(-1, 2, 2) / zoom.view(-1, 1, 1)
 
 
-def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
+def resize_weights(start: Tensor, length: Tensor, source: int, size: int, flip: Tensor | None = None) -> Tensor:
     """Rows of an antialiased (triangle) resize of pixels [start, start + length) to ``size``.
 
     Args:
@@ -41,6 +41,7 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
         length: (B,) pixels.
         source: pixels along the side.
         size: S.
+        flip: (B,) bool, whether the last row shall be the first.
 
     Returns:
         (B, S, source), every row summing to 1. Equal to torchvision's antialiased bilinear resize of the crop.
@@ -49,6 +50,8 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int) -> Ten
     scale = (length / size).view(-1, 1, 1)
     support = scale.clamp(min=1.0)
     output = torch.arange(size, device=device, dtype=torch.float32).view(1, -1, 1) + 0.5
+    if flip is not None:
+        output = torch.where(flip.view(-1, 1, 1), size - output, output)
     pixel = torch.arange(source, device=device, dtype=torch.float32).view(1, 1, -1) + 0.5
     start, end = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
     weights = (1.0 - (pixel - (start + output * scale)).abs() / support).clamp(min=0.0)
@@ -60,39 +63,39 @@ def crop_resize(
     images: Tensor, top: Tensor, left: Tensor, box_h: Tensor, box_w: Tensor, flip: Tensor, size: int
 ) -> Tensor:
     """Crop, antialiased resize and horizontal flip: (B, 3, H, W) and (V B,) each to (V B, 3, S, S), in their dtype."""
-    height, width = images.shape[-2:]
+    count, (height, width) = len(images), images.shape[-2:]
+    top, left, box_h, box_w, flip = (_by_image(values, count) for values in (top, left, box_h, box_w, flip))
     rows = resize_weights(top, box_h, height, size)
-    columns = resize_weights(left, box_w, width, size)
-    return _products(images, rows, torch.where(flip.view(-1, 1, 1), columns.flip(1), columns))
+    columns = resize_weights(left, box_w, width, size, flip)
+    return _products(images, rows.to(images.dtype), columns.to(images.dtype))
+
+
+def _by_image(values: Tensor, count: int) -> Tensor:
+    """Of V views of each of so many images, from the first of all images first to all of the first image first."""
+    return values.view(-1, count).t().flatten()
 
 
 def _products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """rows · image · columnsᵀ for each channel, in V views of each image.
 
-    Two products of matrices in the images' dtype, which hold the channels side by side, and the rows of all views one
-    below the other: no image is there twice, and no matrix three times.
+    Two products of matrices, which hold the channels side by side, and the rows of all views of an image one below the
+    other: no image is there twice, and no matrix three times.
 
     Args:
-        images: (B, 3, H, W).
-        rows: (V B, S, H), the first views of all images first.
-        columns: (V B, T, W).
+        images: (B, 3, H, W); nothing is copied if a row's three channels are beside each other in memory.
+        rows: (B V, S, H), all views of the first image first.
+        columns: (B V, T, W).
 
     Returns:
-        (V B, 3, S, T).
+        (V B, 3, S, T), the first views of all images first.
     """
-    rows, columns = rows.to(images.dtype), columns.to(images.dtype)
     count, _, height, width = images.shape
     views, size = len(rows) // count, rows.shape[1]
     lines = images.transpose(1, 2).reshape(count, height, 3 * width)
-    lines = _by_image(rows, count).reshape(count, views * size, height) @ lines
+    lines = rows.view(count, views * size, height) @ lines
     lines = lines.view(count * views, size * 3, width)  # of a view, a row has three lines
-    made = lines @ _by_image(columns, count).reshape(count * views, -1, width).transpose(1, 2)
+    made = lines @ columns.transpose(1, 2)
     return made.view(count, views, size, 3, -1).permute(1, 0, 3, 2, 4).flatten(0, 1)
-
-
-def _by_image(matrices: Tensor, count: int) -> Tensor:
-    """(V B, ...) to (B, V, ...)."""
-    return matrices.view(-1, count, *matrices.shape[1:]).transpose(0, 1)
 
 
 def blur_kernel_size(size: int) -> int:
@@ -102,16 +105,21 @@ def blur_kernel_size(size: int) -> int:
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """GaussianBlur with a sigma for each image and reflected borders: (B, 3, S, S) to the same, in their dtype."""
-    weights = _blur_matrix(sigma, images.shape[-1])
+    weights = _blur_matrix(sigma, images.shape[-1]).to(images.dtype)
     return _products(images, weights, weights)
 
 
 def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
     """(B,) to (B, S, S): row o holds the weights of the input pixels of output pixel o."""
     half = blur_kernel_size(size) // 2
-    offset = torch.arange(-half, half + 1, device=sigma.device)
-    kernel = torch.softmax(-0.5 * (offset / sigma.unsqueeze(1)) ** 2, dim=1)  # (B, kernel)
-    source = (torch.arange(size, device=sigma.device).unsqueeze(1) + offset).abs()  # reflected at 0
-    source = torch.where(source >= size, 2 * (size - 1) - source, source)  # and at the far end
-    matrix = torch.zeros(len(sigma), size, size, device=sigma.device)
-    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel.unsqueeze(1).expand(-1, size, -1))
+
+    def bell(offset: Tensor) -> Tensor:
+        return torch.where(offset.abs() <= half, torch.exp(-0.5 * (offset / sigma.view(-1, 1, 1)) ** 2), 0.0)
+
+    total = bell(torch.arange(-half, half + 1, device=sigma.device)).sum(dim=2, keepdim=True)
+    source = torch.arange(size, device=sigma.device)
+    output, last = source.unsqueeze(1), size - 1
+    # What lies beyond a border is what lies as far on this side of it; the border itself is there once.
+    beyond_first = torch.where(source > 0, bell(-source - output), 0.0)
+    beyond_last = torch.where(source < last, bell(2 * last - source - output), 0.0)
+    return (bell(source - output) + beyond_first + beyond_last) / total

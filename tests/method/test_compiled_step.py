@@ -22,7 +22,16 @@ from tcc_fast.batch import Batch
 from tcc_fast.bench.verify import restore, state_of
 from tcc_fast.computing import compile_mode
 from tcc_fast.config import Config, config_from_tree
-from tcc_fast.method.compiled_step import SCALARS, WARM_UP, CompiledStep, DeviceScalar, GraphedStep, pack, unpack
+from tcc_fast.method.compiled_step import (
+    SCALARS,
+    WARM_UP,
+    CompiledStep,
+    DeviceScalar,
+    GraphedStep,
+    keep_pooling_whole,
+    pack,
+    unpack,
+)
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer, learning_rate, set_learning_rate
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
@@ -168,17 +177,41 @@ def test_after_an_evaluation_in_between_nothing_is_compiled_anew(accelerator: Ac
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.11 warns of its own code
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a compiler of C++ on a CPU")
-def test_inductor_makes_the_same_steps(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inductor_makes_the_same_steps(accelerator: Accelerator) -> None:
     """The code that is really generated, for two steps with clusters; of a linear encoder, since g++ takes its time."""
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor, "compile_threads", 1)  # starting processes would take longer
     one, other = (build(kind, config(), accelerator, linear=True) for kind in (CompiledStep, TrainingStep))
-    for step in (START + 1, START + 2):
-        for value, expected in zip(one(batch(step), step), other(batch(step), step), strict=True):
-            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-8)
+    with inductor.patch(compile_threads=1):  # starting processes would take longer
+        for step in (START + 1, START + 2):
+            for value, expected in zip(one(batch(step), step), other(batch(step), step), strict=True):
+                torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-8)
     for p, expected in zip(one.twin.parameters(), other.twin.parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a compiler of C++ on a CPU")
+def test_the_gradient_of_max_pooling_is_one_kernel_and_right() -> None:
+    """Without additions to zeros, which is what torch 2.13 and later would make of it."""
+    from torch._inductor.utils import fresh_cache, run_and_get_code
+
+    keep_pooling_whole()
+    pool = nn.MaxPool2d(3, stride=2, padding=1)
+    x = torch.randn(2, 8, 12, 12).to(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    (wanted,) = torch.autograd.grad((pool(x) * weights).sum(), x)
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad((torch.compile(pool, fullgraph=True)(x) * weights).sum(), x)[0]
+
+    torch.compiler.reset()
+    with fresh_cache():
+        found, code = run_and_get_code(gradient)
+    torch.testing.assert_close(found, wanted)
+    assert found.stride() == wanted.stride()
+    assert len(code) == 2
+    assert code[1].count("= empty_strided_cpu(") == 1
 
 
 # ---- recording

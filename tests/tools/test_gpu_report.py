@@ -465,14 +465,17 @@ def test_curves_are_compared_by_the_means_of_windows() -> None:
 
 def test_precision_is_given_back() -> None:
     cudnn = torch.backends.cudnn
-    before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark)
+
+    def now() -> tuple[str, bool, bool, bool]:
+        return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+
+    before = now()
     with exact_products(True):
-        assert torch.get_float32_matmul_precision() == "highest"
-        assert (cudnn.allow_tf32, cudnn.benchmark) == (False, True)
+        assert now() == ("highest", False, False, True)
         with exact_products(False):
-            assert (cudnn.allow_tf32, cudnn.benchmark) == (True, True)
-        assert not cudnn.allow_tf32
-    assert (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark) == before
+            assert now() == ("high", True, True, False)
+        assert now() == ("highest", False, False, True)
+    assert now() == before
 
 
 def small_step(compiling: str = "off", *changed: str) -> tuple[TrainingStep, Config]:
