@@ -176,6 +176,9 @@ def evaluate_command(
     confusion: Annotated[Path | None, typer.Option(help="Also write clusters by classes to this CSV file.")] = None,
     kmeans_features: Annotated[bool, typer.Option(help="Also run k-means on the features.")] = True,
     kmeans_pixels: Annotated[bool, typer.Option(help="Also run k-means on the pixels.")] = False,
+    spectral_features: Annotated[
+        bool, typer.Option(help="Also cluster the features as a spectral start does.")
+    ] = False,
     linear_probe: Annotated[bool, typer.Option(help="Also train a linear classifier on the features.")] = False,
     agreement: Annotated[
         bool, typer.Option(help="Also see how often two augmented views of an image get the same cluster.")
@@ -193,8 +196,12 @@ def evaluate_command(
     if confusion is not None and len(runs) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
     _check_folders(json_file, confusion)
-    chosen = (("kmeans_features", kmeans_features), ("kmeans_pixels", kmeans_pixels))
-    baselines = tuple(name for name, wanted in chosen if wanted)
+    chosen = {
+        "kmeans_features": kmeans_features,
+        "spectral_features": spectral_features,
+        "kmeans_pixels": kmeans_pixels,
+    }
+    baselines = tuple(name for name, wanted in chosen.items() if wanted)
     console = Console(highlight=False)
     refuse_twice(map(find_checkpoint, runs))  # now, not after all the work
     results = []

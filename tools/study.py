@@ -36,6 +36,7 @@ from study_tables import Line, tabulate
 
 import tcc_fast
 
+FIGURES = ("acc", "nmi", "ari", "n", "clusters_used", "kmeans_features", "spectral_features")
 TCC_FAST = [sys.executable, "-m", "tcc_fast"]
 
 
@@ -52,7 +53,7 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
     _call(["train", "--data", str(cell.data.resolve()), *settings, "--out", str(run)], environment)
     seconds = time.perf_counter() - started
     result = run.with_suffix(".json")
-    _call(["eval", "--ckpt", str(run), "--agreement", "--json", str(result)], environment)
+    _call(["eval", "--ckpt", str(run), "--agreement", "--spectral-features", "--json", str(result)], environment)
     scores = json.loads(result.read_text(encoding="utf-8"))
     if scores["acc"] is None:
         raise RuntimeError(f"{cell.data} has no labels, so there is nothing to compare")
@@ -67,7 +68,7 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
         **({"levels": cell.levels} if cell.levels else {}),
         "seconds": round(seconds, 1),
         "threads": threads,
-        **{name: scores[name] for name in ("acc", "nmi", "ari", "n", "clusters_used", "kmeans_features")},
+        **{name: scores[name] for name in FIGURES},
         "label_free": scores["label_free"] | {name: last[name] for name in ("loss", "loss_instance", "entropy")},
         "command": f"tcc-fast train --data {cell.data} {' '.join(settings)}",
         "code": code,

@@ -67,8 +67,8 @@ def table(lines: list[Line]) -> str:
     for line in lines:
         rows.setdefault((line["data"], line["variant"]), {})[line["seed"]] = line
     text = [
-        "| data | variant | ACC of argmax π | every seed | difference | k-means on f | s a run |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| data | variant | ACC of argmax π | every seed | difference | k-means on f | spectral, on f | s a run |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     first: dict[str, dict[int, Line]] = {}
     for (data, variant), cells in sorted(rows.items(), key=lambda item: item[0][0]):
@@ -76,11 +76,12 @@ def table(lines: list[Line]) -> str:
         cells = dict(sorted(cells.items()))
         acc = [100 * cell["acc"] for cell in cells.values()]
         features = [100 * cell["kmeans_features"]["acc"] for cell in cells.values()]
+        cut = [100 * cell["spectral_features"]["acc"] for cell in cells.values() if "spectral_features" in cell]
         seconds = statistics.mean(cell["seconds"] for cell in cells.values())
         each = " ".join(f"{value:.1f}" for value in acc)
         pairs = [100 * (cells[seed]["acc"] - reference[seed]["acc"]) for seed in cells.keys() & reference.keys()]
         gap = "" if cells.keys() == reference.keys() and reference is rows[data, variant] else interval(pairs)
-        row = [data, variant, spread(acc), each, gap, spread(features), f"{seconds:.0f}"]
+        row = [data, variant, spread(acc), each, gap, spread(features), spread(cut) if cut else "", f"{seconds:.0f}"]
         text.append(f"| {' | '.join(row)} |")
     return "\n".join(text) + "\n"
 

@@ -16,6 +16,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from torch.nn.functional import normalize
 
 from tcc_fast.computing import cpu_threads, view_dtype
 from tcc_fast.config import Config
@@ -25,12 +26,13 @@ from tcc_fast.evaluation.label_free import label_free_scores, view_agreement
 from tcc_fast.evaluation.metrics import Scores, majority_accuracy, score
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.model import TCC
+from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.pipelines import open_pipeline
 from tcc_fast.pipelines.decoded import common_geometry, decode
 
 KMEANS_RESTARTS = 10
 PROBE_FOLDS = 5
-BASELINES = ("kmeans_features", "kmeans_pixels")
+BASELINES = ("kmeans_features", "kmeans_pixels", "spectral_features")
 NO_SCORES = {"acc": None, "nmi": None, "ari": None}
 
 
@@ -60,7 +62,7 @@ class Evaluation:
     trained_split: str
     """Which split of its data set the model was trained on."""
     baselines: dict[str, Scores | None] = field(default_factory=dict)
-    """Those that were asked for, by name: ``kmeans_features``, ``kmeans_pixels``."""
+    """Those that were asked for, by name, as in `BASELINES`."""
     linear_probe: float | None = None
     """Accuracy of a linear classifier on f, mean over five folds; uses labels."""
     label_free: dict[str, float] = field(default_factory=dict)
@@ -121,7 +123,8 @@ def evaluate(
         ckpt: a run, a checkpoint folder, or `latest`.
         data: the data set folder; None: the one the run was trained on.
         split: one of the manifest's splits; None: the one trained on, or all of another data set.
-        baselines: what else to cluster by k-means with the same K: ``kmeans_features`` (f), ``kmeans_pixels``.
+        baselines: what else to cluster into as many: f (``kmeans_features``) or pixels (``kmeans_pixels``) by k-means,
+            or f as a spectral start does, by the nearest of its centres (``spectral_features``).
         linear_probe: also train a linear classifier on f, with labels.
         agreement: also augment every image twice, as in training, and see whether both views get the same cluster;
             of the images trained on.
@@ -158,9 +161,11 @@ def evaluate(
     labels = None if all_labels is None else all_labels[indices.start : indices.stop]
     is_main, threads = rank() == 0, cpu_threads(trained.device)
 
-    def kmeans(name: str) -> Scores | None:
+    def baseline(name: str) -> Scores | None:
         if labels is None or not is_main:
             return None
+        if name == "spectral_features":
+            return score(labels, _spectral(features, num_clusters, config, threads))
         points = features.numpy() if name == "kmeans_features" else _pixels(dataset, indices, image_size)
         with threadpool_limits(threads):
             found = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
@@ -184,7 +189,7 @@ def evaluate(
         same_data=trained.same_data,
         same_images=trained.same_images,
         trained_split=config.data.split,
-        baselines={name: kmeans(name) for name in baselines},
+        baselines={name: baseline(name) for name in baselines},
         linear_probe=_linear_probe(features.numpy(), labels, threads) if linear_probe and is_main else None,
         label_free=label_free,
         class_names=names or (),
@@ -201,6 +206,14 @@ def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.devic
         return view_agreement(model, pipeline, bf16)
     finally:
         pipeline.close()
+
+
+def _spectral(features: torch.Tensor, num_clusters: int, config: Config, threads: int | None) -> np.ndarray:
+    """What argmax π would say of these features, (n, d), if μ were put as a spectral start does: (n,)."""
+    start = config.start.model_copy(update={"method": "spectral"})
+    seen = features[evenly_spread(len(features))]
+    centres = find_centres(seen, num_clusters, start, config.seed, threads)
+    return (normalize(features, dim=1) @ normalize(centres, dim=1).T).argmax(dim=1).numpy()
 
 
 def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:

@@ -16,7 +16,11 @@ from tcc_fast.evaluation.paper import Published, published
 from tcc_fast.runs.checkpoint_folder import refuse_twice
 
 METRICS = ("acc", "nmi", "ari")
-BASELINE_NAMES = {"kmeans_features": "k-means on TCC's features", "kmeans_pixels": "k-means on pixels"}
+BASELINE_NAMES = {
+    "kmeans_features": "k-means on TCC's features",
+    "spectral_features": "spectral clusters of TCC's features",
+    "kmeans_pixels": "k-means on pixels",
+}
 
 
 def show_evaluation(result: Evaluation, console: Console) -> None:
