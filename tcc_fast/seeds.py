@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tcc_fast.config import load_config
+from tcc_fast.datasets import open_dataset
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.evaluation.label_free import describe
@@ -20,7 +21,7 @@ from tcc_fast.runs.checkpoint_folder import BEST, list_checkpoints, point_link
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_files import CONFIG_FILE
 from tcc_fast.runs.run_state import read_state
-from tcc_fast.runs.same_run import differing_settings
+from tcc_fast.runs.same_run import check_same_data, differing_settings
 from tcc_fast.runs.seeds_folder import how_to_continue_seeds
 from tcc_fast.train import train
 
@@ -112,7 +113,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
 
 
 def _check_folder(plan: Plan) -> None:
-    """Several seeds are compared, so they must be of the same settings, and in a folder of their own."""
+    """Several seeds are compared, so they must be of the same settings and images, and in a folder of their own."""
     if list_checkpoints(plan.run) or (plan.run / "metrics.jsonl").exists():
         raise ValueError(f"{plan.run} holds a single run, not several seeds: choose another --out")
     for folder in sorted(plan.run.glob("seed-*")):
@@ -122,15 +123,18 @@ def _check_folder(plan: Plan) -> None:
             changes = [key for key in changes if key != "model.num_clusters" or plan.config.model.num_clusters]
             if changes:
                 raise ValueError(f"{folder} was trained with another {changes[0]}: choose another --out")
+        if checkpoints := list_checkpoints(folder):
+            check_same_data(read_state(checkpoints[-1]), open_dataset(plan.data))
 
 
 def _found_before(run: Path) -> dict[int, dict[str, float]]:
-    """What earlier calls found of their seeds in this folder."""
+    """What earlier calls found of the seeds that are still in this folder."""
     try:
         found = json.loads((run / SEEDS_FILE).read_text(encoding="utf-8"))["label_free"]
         return {
             int(seed): {name: math.nan if value is None else value for name, value in values.items()}
             for seed, values in found.items()
+            if list_checkpoints(run / f"seed-{seed}")
         }
     except (OSError, ValueError, KeyError, AttributeError):
         return {}

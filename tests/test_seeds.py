@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,18 @@ def test_seeds_are_trained_ranked_linked_and_not_trained_again(
     with pytest.raises(ValueError, match=r"seed-2 was trained with another optim\.\w+: choose another --out"):
         train_seeds(other, [8], said.append)
 
+    data = json.loads((digits / "dataset.json").read_text())
+    shutil.copytree(digits, tmp_path / "others")
+    (tmp_path / "others" / "dataset.json").write_text(json.dumps(data | {"mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(ValueError, match="the run was trained on digits .* whose contents differ"):
+        train_seeds(dataclasses.replace(plan, data=tmp_path / "others"), [8], said.append)
+
     before = {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")}
     assert train_seeds(plan, [4, 2], said.append) == more
     assert {path: path.stat().st_mtime_ns for path in plan.run.glob("seed-*/checkpoints/step-*")} == before
+
+    shutil.rmtree(ranking.best)  # one that is no longer there is not chosen
+    assert train_seeds(plan, [7], said.append).label_free.keys() == {2, 4, 7} - {best}
 
 
 @pytest.mark.parametrize(

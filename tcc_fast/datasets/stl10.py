@@ -1,6 +1,7 @@
 """stl10: the 13 000 labelled photographs of STL-10, 96x96 pixels in 10 classes: training, then test images.
 
-The 100 000 unlabelled images are no part of the comparison in this field and are passed over.
+The 100 000 unlabelled images are passed over: MiCE trains on the 13 000 alone. CC, SPICE and ProPos also train on the
+unlabelled ones; which of the two TCC did is not known here.
 """
 
 from __future__ import annotations

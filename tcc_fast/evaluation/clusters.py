@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tcc_fast.datasets import Dataset
@@ -18,6 +17,7 @@ from tcc_fast.distributed import decide, gather_objects, rank
 from tcc_fast.evaluation.sort import link_by_cluster, make_sort_folder, source_files, source_folder
 from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.runs.tensor_file import save_tensors
 
 COLUMNS = ROWS = 10
 """Of a contact sheet."""
@@ -71,7 +71,7 @@ def write_clusters(
         _write_table(table, trained, cluster, confidence)
         if features is not None:
             try:
-                save_file({"features": f, "assignment": pi}, features)
+                save_tensors({"features": f, "assignment": pi}, features)
             except SafetensorError as error:
                 raise ValueError(f"{features} cannot be written ({error})") from None
         if sheets is not None:

@@ -36,6 +36,7 @@ class DataSet:
         image_size: side of the views that most papers train on, in pixels.
         tcc: "You Never Cluster Alone" (Shen et al., NeurIPS 2021); None: we know of no figure.
         best: the best from scratch (no pre-training) that we know of.
+        caution: what else must be known to compare with them; a sentence.
     """
 
     images: int
@@ -43,6 +44,7 @@ class DataSet:
     image_size: int
     tcc: Published | None
     best: Published
+    caution: str = ""
 
 
 RESULTS: dict[str, DataSet] = {
@@ -66,6 +68,7 @@ RESULTS: dict[str, DataSet] = {
         96,
         Published("TCC", 81.4, 73.2, 68.9, ("acc",)),
         Published("SPICE", 93.8, 87.2, 87.0),
+        "SPICE, and perhaps TCC, also trained on the 100,000 unlabelled images.",
     ),
     "imagenet10": DataSet(
         13_000,

@@ -103,7 +103,8 @@ def _cautions(result: Evaluation) -> Iterable[str]:
             differing.append(f"{result.image_size} px here, {known.image_size} px there")
         what = f" Not the same task: {'; '.join(differing)}." if differing else ""
         origin = "published figures are their authors' (*: as later papers quote them)"
-        yield f"{origin}; this is one seed ({result.seed}).{what}"
+        caution = f" {known.caution}" if known.caution else ""
+        yield f"{origin}; this is one seed ({result.seed}).{what}{caution}"
 
 
 def _percent(scores: Scores) -> tuple[str, ...]:

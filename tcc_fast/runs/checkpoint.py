@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tcc_fast.config import Config
@@ -32,6 +32,7 @@ from tcc_fast.method.step import Queues
 from tcc_fast.notice import Notice
 from tcc_fast.runs.checkpoint_folder import keep_newest, remove_checkpoint
 from tcc_fast.runs.run_state import RunState, sha256_of, write_state
+from tcc_fast.runs.tensor_file import save_tensors
 from tcc_fast.runs.training_tensors import (
     WRITTEN,
     Training,
@@ -121,7 +122,7 @@ def _write_shard(partial: Path, queues: Queues) -> dict[str, str]:
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write, see it on disk, and return the sha256."""
-    save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
+    save_tensors({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
     _sync_to_disk(path)
     return sha256_of(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -64,7 +65,8 @@ class RunLock:
             file.write(f"{os.getpid()} on {os.uname().nodename}\n")
             file.flush()
         except OSError as error:
-            file.close()
+            with contextlib.suppress(OSError):  # which would try to write once more
+                file.close()
             raise ValueError(f"{path} cannot be written ({error.strerror}): make room, or change --out") from None
         self._file = file
         _held.add(file)

@@ -25,6 +25,7 @@ from tcc_fast.evaluation.evaluate import evaluate, write_confusion
 from tcc_fast.evaluation.metrics import score
 from tcc_fast.evaluation.report import show_evaluation, summarise
 from tcc_fast.evaluation.trained import Trained, open_trained
+from tcc_fast.method.start import spectral_centres
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import read_state
@@ -148,6 +149,19 @@ def test_linear_probe_and_confusion(run: Path, digits: Path, tmp_path: Path) -> 
     labels = open_dataset(digits).labels()
     assert labels is not None
     assert table.sum(axis=0).tolist() == np.bincount(labels).tolist()
+
+
+def test_spectral_clusters_are_what_pi_says_after_a_spectral_start(run: Path) -> None:
+    result = evaluate(run, baselines=("spectral_features",))
+    opened = open_trained(run)
+    labels = opened.dataset.labels()
+    assert labels is not None
+    start, seed = opened.state.config.start, opened.state.config.seed
+    centres = spectral_centres(opened.embed()[0], result.num_clusters, start.restarts, seed, start.neighbours)
+    opened.model.set_prototypes(centres)
+    found = opened.embed()[1].argmax(dim=1).numpy()
+    assert result.baselines == {"spectral_features": score(labels, found)}
+    assert result.scores != score(labels, found)
 
 
 def test_baselines_and_the_probe_are_the_main_ranks_work(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,17 @@ def test_it_holds_safetensors_and_json_only_with_plain_names(run: Path) -> None:
     assert {"prototypes", "cluster_embedding.weight"} <= model.keys()
     assert not [key for key in model if "_orig_mod" in key or key.startswith("module.")]
     assert model.keys() == load_file(folder / "twin.safetensors").keys()
+
+
+def test_whoever_may_read_its_json_may_read_its_tensors(digits: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        train(load_config("digits", [*TINY, "train.epochs=1", "start.method=none"]), digits, tmp_path / "run")
+    finally:
+        os.umask(before)
+    files = list(find_checkpoint(tmp_path / "run").iterdir())
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
 
 
 def test_run_folder_checkpoint_folder_and_latest_are_understood(
@@ -129,7 +142,7 @@ def test_a_crash_while_writing_leaves_the_last_good_checkpoint(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config("digits", [*TINY, "train.checkpoint_every=1", "start.method=none"])
-    save_file = checkpoints.save_file
+    save_tensors = checkpoints.save_tensors
     calls = []
 
     def full_disk(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -137,10 +150,10 @@ def test_a_crash_while_writing_leaves_the_last_good_checkpoint(
         if len(calls) == 8:  # the third file of the second checkpoint
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        save_file(tensors, path)
+        save_tensors(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", full_disk)
+        patch.setattr(checkpoints, "save_tensors", full_disk)
         with pytest.raises(ValueError, match="No space left on device"):
             train(config, digits, tmp_path / "run")
     (good,) = list_checkpoints(tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -62,3 +63,18 @@ def test_what_was_there_before_stays(tmp_path: Path) -> None:
     with RunLock(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").read_text().startswith(f"{os.getpid()} on ")
     assert (tmp_path / "run").is_dir()
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with (
+            pytest.raises(ValueError, match=r"\.lock cannot be written \(File too large\): make room"),
+            RunLock(tmp_path),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
