@@ -13,6 +13,7 @@ from rich.console import Console
 from tcc_fast import __version__
 from tcc_fast.datasets.reader import READERS
 from tcc_fast.typed_options import TakesSettings
+from tcc_fast.whole_file import write_whole
 
 app = typer.Typer(
     name="tcc-fast",
@@ -219,7 +220,7 @@ def evaluate_command(
         write_confusion(results[0], confusion)
     if json_file is not None:
         content = results[0].to_json() if len(results) == 1 else summarise(results)
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_whole(json_file, json.dumps(content, indent=2) + "\n")
 
 
 @app.command(name="assign")
@@ -302,9 +303,9 @@ def bench_pipelines(
     end_saying()
     show_comparison(result, Console(highlight=False))
     if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_whole(json_file, json.dumps(result, indent=1) + "\n")
     if plot is not None:
-        plot.write_text(comparison_svg(result), encoding="utf-8")
+        write_whole(plot, comparison_svg(result))
 
 
 @bench_app.command("step", cls=TakesSettings)
@@ -347,7 +348,7 @@ def bench_step_command(
     end_saying()
     show_step(result, Console(highlight=False))
     if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_whole(json_file, json.dumps(result, indent=1) + "\n")
 
 
 def _check_folders(*files: Path | None) -> None:

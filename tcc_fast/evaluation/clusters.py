@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from tcc_fast.evaluation.sort import link_by_cluster, make_sort_folder, source_f
 from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.runs.tensor_file import save_tensors
+from tcc_fast.whole_file import write_whole
 
 COLUMNS = ROWS = 10
 """Of a contact sheet."""
@@ -96,11 +98,12 @@ def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tens
     of the cluster. Both last are empty for an image that cannot be decoded.
     """
     sources = trained.dataset.sources()
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["index", "source", "cluster", "confidence"])
-        for index, k, p in zip(trained.indices, cluster.tolist(), confidence.tolist(), strict=True):
-            writer.writerow([index, sources[index], *((k, f"{p:.6g}") if k >= 0 else ("", ""))])
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["index", "source", "cluster", "confidence"])
+    for index, k, p in zip(trained.indices, cluster.tolist(), confidence.tolist(), strict=True):
+        writer.writerow([index, sources[index], *((k, f"{p:.6g}") if k >= 0 else ("", ""))])
+    write_whole(file, stream.getvalue())
 
 
 def _write_sheets(folder: Path, trained: Trained, cluster: Tensor, confidence: Tensor, num_clusters: int) -> None:

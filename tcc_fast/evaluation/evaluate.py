@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from tcc_fast.method.model import TCC
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.pipelines import open_pipeline
 from tcc_fast.pipelines.decoded import common_geometry, decode
+from tcc_fast.whole_file import write_whole
 
 KMEANS_RESTARTS = 10
 PROBE_FOLDS = 5
@@ -246,7 +248,8 @@ def _confusion(
 def write_confusion(result: Evaluation, file: Path) -> None:
     """Write the images of each cluster (rows) and class (columns) as CSV; of an evaluation that counted them."""
     assert result.confusion is not None
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["cluster", *result.class_names])
-        writer.writerows([cluster, *row] for cluster, row in enumerate(result.confusion.tolist()))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["cluster", *result.class_names])
+    writer.writerows([cluster, *row] for cluster, row in enumerate(result.confusion.tolist()))
+    write_whole(file, stream.getvalue())

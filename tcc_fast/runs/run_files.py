@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from tcc_fast.config import Config, load_config
+from tcc_fast.whole_file import write_whole
 
 CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.json"
@@ -19,9 +20,9 @@ def write_run_files(run: Path, config: Config, data: Path) -> None:
     Raises:
         OSError: there is no room, or no right to write.
     """
-    _replace(run / DATA_FILE, json.dumps({"path": str(data)}) + "\n")
+    write_whole(run / DATA_FILE, json.dumps({"path": str(data)}) + "\n")
     if not _says(run / CONFIG_FILE, config):
-        _replace(run / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        write_whole(run / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def read_data(run: Path) -> Path:
@@ -41,9 +42,3 @@ def _says(file: Path, config: Config) -> bool:
         return file.is_file() and load_config(str(file)) == config
     except ValueError:
         return False
-
-
-def _replace(file: Path, text: str) -> None:
-    fresh = file.with_suffix(".partial")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(file)
