@@ -111,6 +111,7 @@ class TensorViews:
         self._make, self._end = self._make_views, self._finish_view
         if compiled:
             # Three channels are put side by side where they are made, not by a kernel that copies them there.
+            # (It has no effect in torch 2.11.)
             names = (name for name in torch._inductor.list_options() if name.endswith("pointwise_cat_inputs"))
             options: dict[str, Any] = dict.fromkeys(names, 0)
             self._make = torch.compile(self._make_views, fullgraph=True, dynamic=False, options=options)

@@ -24,6 +24,7 @@ from tcc_fast.runs.run_state import read_state
 from tcc_fast.runs.same_run import check_same_data, differing_settings
 from tcc_fast.runs.seeds_folder import how_to_continue_seeds
 from tcc_fast.train import train
+from tcc_fast.whole_file import write_whole
 
 SEEDS_FILE = "seeds.json"
 CRITERION = "silhouette"
@@ -116,6 +117,7 @@ def _check_folder(plan: Plan) -> None:
     """Several seeds are compared, so they must be of the same settings and images, and in a folder of their own."""
     if list_checkpoints(plan.run) or (plan.run / "metrics.jsonl").exists():
         raise ValueError(f"{plan.run} holds a single run, not several seeds: choose another --out")
+    dataset = open_dataset(plan.data)
     for folder in sorted(plan.run.glob("seed-*")):
         if (folder / CONFIG_FILE).is_file():
             before = load_config(str(folder / CONFIG_FILE))
@@ -124,7 +126,7 @@ def _check_folder(plan: Plan) -> None:
             if changes:
                 raise ValueError(f"{folder} was trained with another {changes[0]}: choose another --out")
         if checkpoints := list_checkpoints(folder):
-            check_same_data(read_state(checkpoints[-1]), open_dataset(plan.data))
+            check_same_data(read_state(checkpoints[-1]), dataset)
 
 
 def _found_before(run: Path) -> dict[int, dict[str, float]]:
@@ -166,5 +168,5 @@ def _write(run: Path, ranking: Ranking) -> None:
         for seed, values in ranking.label_free.items()
     }
     content = {"best": ranking.best.name, "criterion": CRITERION, "label_free": plain}
-    (run / SEEDS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(run / SEEDS_FILE, json.dumps(content, indent=2) + "\n")
     point_link(run / BEST, ranking.best.name)

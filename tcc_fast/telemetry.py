@@ -15,6 +15,7 @@ from torch import Tensor
 from tcc_fast.config import Config
 from tcc_fast.distributed import total_over_ranks_, world_size
 from tcc_fast.method.step import SCALAR_LOSSES, Losses
+from tcc_fast.whole_file import write_whole
 
 FEW_A_CLUSTER = 5
 """Images of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
@@ -118,9 +119,7 @@ class MetricsFile:
                         kept.append(line)
                 except (ValueError, KeyError, TypeError):  # the half line of a killed run
                     continue
-        fresh = path.with_suffix(".partial")
-        fresh.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, "".join(line + "\n" for line in kept))
         self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, values: dict[str, Any]) -> None:

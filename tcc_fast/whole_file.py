@@ -1,4 +1,4 @@
-"""Files of results for people and other programs: whole or not at all."""
+"""Small text files, whole or not at all."""
 
 from __future__ import annotations
 

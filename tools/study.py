@@ -55,8 +55,6 @@ def run_cell(cell: Cell, folder: Path, threads: int, gpu: int | None) -> Line:
     result = run.with_suffix(".json")
     _call(["eval", "--ckpt", str(run), "--agreement", "--spectral-features", "--json", str(result)], environment)
     scores = json.loads(result.read_text(encoding="utf-8"))
-    if scores["acc"] is None:
-        raise RuntimeError(f"{cell.data} has no labels, so there is nothing to compare")
     last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     shutil.rmtree(run)
     result.unlink()

@@ -140,7 +140,10 @@ def correlations(lines: list[Line]) -> str:
 
 def commands(study: Study) -> str:
     """What makes a cell: its own command stands in the results."""
-    intro = "A run is `tcc-fast train --data DATA seed=SEED`, then `tcc-fast eval --agreement`, with these settings:"
+    intro = (
+        "A run is `tcc-fast train --data DATA seed=SEED`, then `tcc-fast eval --agreement --spectral-features`, "
+        "with these settings:"
+    )
     named = {f"all of {data}": settings for data, settings in study.base.items()} | study.variants
     for name, levels in study.factors.items():
         named |= {f"{name}, {label}": settings for label, settings in levels.items()}

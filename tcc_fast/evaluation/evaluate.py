@@ -147,6 +147,7 @@ def evaluate(
     labelled = {
         "--linear-probe": linear_probe,
         "--kmeans-pixels": "kmeans_pixels" in baselines,
+        "--spectral-features": "spectral_features" in baselines,
         "--confusion": confusion,
     }
     if all_labels is None and (asked := [option for option, wanted in labelled.items() if wanted]):

@@ -112,14 +112,17 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
     """(B,) to (B, S, S): row o holds the weights of the input pixels of output pixel o."""
     half = blur_kernel_size(size) // 2
-
-    def bell(offset: Tensor) -> Tensor:
-        return torch.where(offset.abs() <= half, torch.exp(-0.5 * (offset / sigma.view(-1, 1, 1)) ** 2), 0.0)
-
-    total = bell(torch.arange(-half, half + 1, device=sigma.device)).sum(dim=2, keepdim=True)
+    bell = torch.exp(-0.5 * (torch.arange(half + 1, device=sigma.device) / sigma.unsqueeze(1)) ** 2)  # by distance
+    bell = F.pad(
+        bell / (2.0 * bell.sum(dim=1, keepdim=True) - 1.0), (0, 1)
+    )  # both sides sum to 1; nothing further away
     source = torch.arange(size, device=sigma.device)
     output, last = source.unsqueeze(1), size - 1
+
+    def weights(offset: Tensor) -> Tensor:
+        return bell[:, offset.abs().clamp(max=half + 1)]
+
     # What lies beyond a border is what lies as far on this side of it; the border itself is there once.
-    beyond_first = torch.where(source > 0, bell(-source - output), 0.0)
-    beyond_last = torch.where(source < last, bell(2 * last - source - output), 0.0)
-    return (bell(source - output) + beyond_first + beyond_last) / total
+    beyond_first = torch.where(source > 0, source + output, size)
+    beyond_last = torch.where(source < last, 2 * last - source - output, size)
+    return weights(source - output) + weights(beyond_first) + weights(beyond_last)

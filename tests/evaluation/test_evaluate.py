@@ -95,6 +95,8 @@ def test_without_labels_it_says_so_and_shows_sizes(tmp_path: Path, capsys: pytes
     assert json["kmeans_features"] == {"acc": None, "nmi": None, "ari": None}
     assert sum(json["cluster_sizes"]) == json["n"] == 20
     assert "no labels" in shown(result)
+    with pytest.raises(ValueError, match="there is no --kmeans-pixels or --spectral-features: leave it out"):
+        evaluate(tmp_path / "run", baselines=("spectral_features", "kmeans_pixels"))
 
 
 def test_other_data_is_told_from_the_data_trained_on(run: Path, tmp_path: Path) -> None:
@@ -202,6 +204,8 @@ def test_the_paper_stands_beside_with_gap_and_caution(run: Path) -> None:
     assert re.search(r"minus the paper +│ -40\.6 +│ -39\.0 +│ -43\.3", text)
     assert "ProPos+DCBoost" in text
     assert "Not the same task: 1,797 images here, 60,000 there; 8 px here, 32 px there." in text
+    assert "unlabelled" not in text
+    assert "also trained on the 100,000 unlabelled images" in shown(replace(result, dataset="stl10"))
 
 
 def test_a_split_is_scored_by_its_own_labels_and_a_k_means_is_of_what_it_says(

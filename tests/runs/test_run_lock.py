@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,16 +65,7 @@ def test_what_was_there_before_stays(tmp_path: Path) -> None:
     assert (tmp_path / "run").is_dir()
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with (
-            pytest.raises(ValueError, match=r"\.lock cannot be written \(File too large\): make room"),
-            RunLock(tmp_path),
-        ):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
+def test_a_full_disk_is_named(tmp_path: Path, little_room: Callable[[int], None]) -> None:
+    little_room(0)
+    with pytest.raises(ValueError, match=r"\.lock cannot be written \(File too large\): make room"):
+        RunLock(tmp_path).__enter__()
