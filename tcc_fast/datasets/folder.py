@@ -1,8 +1,11 @@
 """folder: the images of a folder, at any depth, recognised by content.
 
+Splits: where only folders such as `train` and `test` hold images, each is a split.
+
 Classes: with labels "auto", if at least two sub-folders hold images and no image lies directly in the
-folder, the first folder of each path is the class. Files that are no images (notes, sidecars such as .xmp) are
-passed over. For the order, links and hidden entries see `tcc_fast.datasets.walk`.
+folder, the first folder of each path is the class; where there are splits, the first one below them. Files that are no
+images (notes, sidecars such as .xmp) are passed over. For the order, links and hidden entries see
+`tcc_fast.datasets.walk`.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +48,45 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> FolderRe
         list_folder(src)
     except OSError as error:
         raise ValueError(f"{shown}: cannot be read ({error.strerror}); check its permissions") from None
-    classes, note = _find_classes(src, labels)
-    return FolderReader(src, classes, note)
+    return FolderReader(src, _find_layout(src, labels))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the sub-folders mean.
+
+    Attributes:
+        splits: names of those that are splits, in their order.
+        classes: name of a class folder -> its label, in order of name; None: no labels.
+        note: says what was found, for the user.
+    """
+
+    splits: tuple[bytes, ...]
+    classes: Mapping[bytes, int] | None
+    note: str
+
+    def place(self, relative: bytes) -> tuple[str | None, int | None]:
+        """Split and label of a path; None: it has none."""
+        split = None
+        if self.splits:
+            top, _, relative = relative.partition(b"/")
+            if top not in self.splits:
+                return None, None
+            split = _text(top)
+        folder, _, inside = relative.partition(b"/")
+        return split, self.classes.get(folder) if self.classes and inside else None
 
 
 class FolderReader:
     """Reader of one folder; see the module, and `tcc_fast.datasets.reader.Reader` for the attributes."""
 
-    def __init__(self, src: Path, classes: Mapping[bytes, int] | None, note: str) -> None:
+    def __init__(self, src: Path, layout: Layout) -> None:
         self.src = src
-        self.classes = classes
+        self.layout = layout
         self.about: Mapping[str, Any] = {"description": "A folder of images.", "licence": None}
         self.class_names: tuple[str, ...] | None = None
-        if classes is not None:
-            self.class_names = tuple(escape_name(_text(name)) for name in classes)
+        if layout.classes is not None:
+            self.class_names = tuple(escape_name(_text(name)) for name in layout.classes)
         self.lossless = False
         self.default_short_side = DEFAULT_SHORT_SIDE
         self.in_process = False
@@ -65,7 +94,7 @@ class FolderReader:
         self.max_rejected: int | float = DEFAULT_MAX_REJECTED
         self.mixed = True
         self.skipped: Counter[str] = Counter()
-        self.notes = (note,)
+        self.notes = (layout.note,)
 
     def __iter__(self) -> Iterator[Item]:
         """Every file that is not hidden, as an item: a path to read, or why it cannot be.
@@ -77,13 +106,11 @@ class FolderReader:
         empty = True
         for relative, payload in walk(self.src, self.skipped):
             empty = False
-            label = None
-            if self.classes is not None:
-                label = self.classes.get(relative.partition(b"/")[0])
-                if label is None and isinstance(payload, Path):
-                    # No image was here when the classes were looked for.
-                    payload = Rejected("in no class folder") if _starts_as_image(payload) else NOT_AN_IMAGE
-            yield Item(_text(relative), payload, label)
+            split, label = self.layout.place(relative)
+            if self.layout.classes is not None and label is None and isinstance(payload, Path):
+                # No image was here when the classes were looked for.
+                payload = Rejected("in no class folder") if _starts_as_image(payload) else NOT_AN_IMAGE
+            yield Item(_text(relative), payload, label, split)
         if empty:
             hidden = self.skipped["hidden"]
             more = f" ({hidden} hidden entries were skipped)" if hidden else ""
@@ -97,37 +124,60 @@ class FolderReader:
         return sum(1 for _ in walk(self.src, Counter()))
 
 
-def _find_classes(src: Path, labels: LabelMode) -> tuple[dict[bytes, int] | None, str]:
-    """Folder name -> class index in order of name, or None; and a sentence that says so."""
+def _find_layout(src: Path, labels: LabelMode) -> Layout:
+    """Whether the sub-folders are classes, or splits with classes in them, or neither."""
+    tops, loose = _folders_with_images(src, depth=1)
+    are_splits = loose is None and bool(tops) and all(name.lower() in SPLIT_NAMES for name in tops)
+    if labels == "folders" or not are_splits:
+        return Layout((), *_classes(src, labels, tops, loose, " (--labels folders overrides)"))
+    splits = tuple(tops)
+    below, loose = _folders_with_images(src, depth=2)
+    names = sorted({path.partition(b"/")[2] for path in below})
+    classes, note = _classes(src, labels, names, loose)
+    if labels == "auto" and classes is None and loose is not None and names:
+        labelled = escape_name(str(src / _text(below[0].partition(b"/")[0])))
+        note += f" To score by classes, convert a split that has them by itself, such as --src {labelled}."
+    return Layout(splits, classes, f"Splits: {', '.join(map(_text, splits))}. {note}")
+
+
+def _classes(
+    src: Path, labels: LabelMode, names: list[bytes], loose: bytes | None, of_one: str = ""
+) -> tuple[dict[bytes, int] | None, str]:
+    """Folder name -> class index in order of name, or None; and a sentence that says so, with `of_one` where there is a
+    single one."""
     if labels == "none":
         return None, "Labels: none, as asked."
-    found: set[bytes] = set()
-    for relative, payload in walk(src, Counter(), done=found):
-        if not isinstance(payload, Path) or not _starts_as_image(payload):
-            continue
-        top, _, inside = relative.partition(b"/")
-        if inside:
-            found.add(top)
-            continue
+    if loose is not None:
+        shown = escape_name(_text(loose))
         if labels == "folders":
             raise ValueError(
-                f"labels 'folders' needs every image in a class folder, but {escape_name(_text(top))!r} "
+                f"labels 'folders' needs every image in a class folder, but {shown!r} "
                 f"lies directly in {escape_name(str(src))}; move it, or use --labels none"
             )
-        return None, f"Labels: none, since {escape_name(_text(top))!r} lies in no sub-folder."
-    names = sorted(found)
+        return None, f"Labels: none, since {shown!r} lies in no sub-folder."
     if not names:
         return None, "Labels: none, since no sub-folder holds an image."
     if labels == "auto" and len(names) == 1:
         shown = escape_name(_text(names[0]))
-        return None, f"Labels: none, since only {shown!r} holds images (--labels folders overrides)."
-    if labels == "auto" and all(name.lower() in SPLIT_NAMES for name in names):
-        shown = escape_name(str(src / _text(names[0])))
-        return None, f"Labels: none, since the sub-folders look like splits (--src {shown} takes one of them alone)."
+        return None, f"Labels: none, since only {shown!r} holds images{of_one}."
     classes = {name: label for label, name in enumerate(names)}
     few = ", ".join(escape_name(_text(name)) for name in names[:FEW])
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return classes, f"Labels: {len(names)} classes, named by sub-folder: {few}{more}."
+
+
+def _folders_with_images(src: Path, depth: int) -> tuple[list[bytes], bytes | None]:
+    """The folders of this depth that hold an image, at once or further below, sorted; and an image that lies in none
+    of them, where the search ends."""
+    found: set[bytes] = set()
+    for relative, payload in walk(src, Counter(), done=found):
+        if not isinstance(payload, Path) or not _starts_as_image(payload):
+            continue
+        folders = relative.split(b"/")[:-1]
+        if len(folders) < depth:
+            return sorted(found), relative
+        found.add(b"/".join(folders[:depth]))
+    return sorted(found), None
 
 
 def _text(name: bytes) -> str:

@@ -24,9 +24,8 @@ def walk(root: Path, skipped: Counter[str], done: Collection[bytes] = ()) -> Ite
     """(path relative to `root`, path to read or why it cannot be) of every entry that is neither hidden nor a
     folder.
 
-    Order: folder by folder, by the bytes of the names. `skipped` counts what is passed over in silence.
-        `done` may
-    grow meanwhile: what is left of a top-level folder named in it is not visited.
+    Order: folder by folder, by the bytes of the names. `skipped` counts what is passed over in silence. `done` may
+    grow meanwhile: what is left of a folder named in it, one or two levels below `root`, is not visited.
     """
     visited: set[tuple[int, int]] = set()
     real_root = os.path.realpath(os.fsencode(root))
@@ -51,7 +50,7 @@ def walk(root: Path, skipped: Counter[str], done: Collection[bytes] = ()) -> Ite
         yield b"", refused
     while stack:
         prefix, names = stack[-1]
-        name = None if prefix and prefix.partition(b"/")[0] in done else next(names, None)
+        name = None if done and _is_within(prefix, done) else next(names, None)
         if name is None:
             stack.pop()
             continue
@@ -84,6 +83,11 @@ def walk(root: Path, skipped: Counter[str], done: Collection[bytes] = ()) -> Ite
 def list_folder(folder: Path) -> list[bytes]:
     """Names in a folder, sorted by their bytes: the same order in every locale."""
     return sorted(os.listdir(os.fsencode(folder)))
+
+
+def _is_within(prefix: bytes, folders: Collection[bytes]) -> bool:
+    top, *below = prefix.split(b"/")[:-1][:2] or [b""]
+    return top in folders or b"/".join([top, *below]) in folders
 
 
 def _is_visible_inside(target: bytes, root: bytes) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.datasets.folder import FolderReader, open_reader
@@ -225,16 +224,67 @@ def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
         list(open_reader(tmp_path / "e", "auto", Checks()))
 
 
-def test_folders_that_are_splits_are_no_classes(tmp_path: Path) -> None:
-    for name in ("train", "test"):
-        (tmp_path / name / "cat").mkdir(parents=True)
-        Image.new("L", (4, 4)).save(tmp_path / name / "cat" / "1.png")
+def test_splits_with_class_folders(tmp_path: Path, png: bytes) -> None:
+    for name in ("train/dog/1.png", "train/cat/x/2.png", "Test/cat/3.png", "Test/owl/4.png", "notes/a.txt"):
+        put(tmp_path / name, png if name.endswith("png") else b"no image")
     reader = open_reader(tmp_path, "auto", Checks())
+    assert reader.class_names == ("cat", "dog", "owl")
+    items = {item.source: (item.split, item.label) for item in reader}
+    assert items == {
+        "Test/cat/3.png": ("Test", 0),
+        "Test/owl/4.png": ("Test", 2),
+        "notes/a.txt": (None, None),
+        "train/cat/x/2.png": ("train", 0),
+        "train/dog/1.png": ("train", 1),
+    }
+    assert reader.notes == ("Splits: Test, train. Labels: 3 classes, named by sub-folder: cat, dog, owl.",)
+    insisted = open_reader(tmp_path, "folders", Checks())
+    assert insisted.class_names == ("Test", "train")
+    assert {item.split for item in insisted} == {None}
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "note"),
+    [
+        (["train/1", "test/2"], "auto", "'test/2' lies in no sub-folder."),
+        (["train/cat/1", "test/cat/2"], "auto", "only 'cat' holds images."),
+        (["train/cat/1", "train/dog/1", "test/cat/2"], "none", "none, as asked."),
+        (["train/1"], "auto", "'train/1' lies in no sub-folder."),
+    ],
+)
+def test_splits_without_labels(tmp_path: Path, png: bytes, names: list[str], labels: LabelMode, note: str) -> None:
+    for name in names:
+        put(tmp_path / name, png)
+    reader = open_reader(tmp_path, labels, Checks())
     assert reader.class_names is None
-    (note,) = reader.notes
-    assert note.startswith(f"Labels: none, since the sub-folders look like splits (--src {tmp_path}/test takes ")
-    assert open_reader(tmp_path, "folders", Checks()).class_names == ("test", "train")  # if someone insists
-    (tmp_path / "dog").mkdir()
-    Image.new("L", (4, 4)).save(tmp_path / "dog" / "1.png")
+    assert reader.notes[0].endswith(note)
+    assert [item.split for item in reader] == sorted(name.partition("/")[0] for name in names)
+
+
+def test_a_split_without_classes_beside_one_that_has_them(tmp_path: Path, png: bytes) -> None:
+    for name in ("train/cat/1.png", "train/dog/1.png", "val/1.png"):
+        put(tmp_path / name, png)
     (note,) = open_reader(tmp_path, "auto", Checks()).notes
-    assert note == "Labels: 3 classes, named by sub-folder: dog, test, train."
+    assert note.startswith("Splits: train, val. Labels: none, since 'val/1.png' lies in no sub-folder.")
+    assert note.endswith(f"such as --src {tmp_path}/train.")
+
+
+def test_one_other_folder_and_none_is_a_split(tmp_path: Path, png: bytes) -> None:
+    for name in ("train/cat/1.png", "test/cat/1.png", "dog/1.png"):
+        put(tmp_path / name, png)
+    reader = open_reader(tmp_path, "auto", Checks())
+    assert reader.notes == ("Labels: 3 classes, named by sub-folder: dog, test, train.",)
+    assert {item.split for item in reader} == {None}
+
+
+def test_a_split_is_trained_on_and_the_other_scored(tmp_path: Path, png: bytes) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        for index in range(count):
+            for name in ("cat", "dog"):
+                put(tmp_path / f"raw/{split}/{name}/{index}.png", png)
+    convert("folder", tmp_path / "set", tmp_path / "raw", progress=False)
+    dataset = open_dataset(tmp_path / "set")
+    assert dataset.manifest.splits == {"train": (0, 6), "val": (6, 10), "all": (0, 10)}
+    labels = dataset.labels()
+    assert labels is not None
+    assert labels.tolist() == [0] * 3 + [1] * 3 + [0, 0, 1, 1]
