@@ -187,5 +187,6 @@ def _explain(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if error["type"] == "value_error":  # raised by a validator above, and complete as it is
-        return f"config section {key!r}: {message}" if key else message
+        kind = "key" if "." in key else "section"
+        return f"config {kind} {key!r}: {message}" if key else message
     return f"config key {key!r}: {message}, got {error['input']!r}"

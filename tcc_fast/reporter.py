@@ -67,10 +67,10 @@ class Reporter:
         self.say(
             f"{accelerator.device}, {session.precision}, {accelerator.num_processes} process(es), run folder {self.run}"
         )
-        stem = stem_advice(config.model.stem, config.data.image_size)
+        stem = stem_advice(config.model, config.data.image_size)
         queue = queue_advice(config.queue.instance_length, num_images)
         size = dataset.manifest.geometry.size_advice(config.data.image_size)
-        slow = backbone_advice(config.model.backbone, accelerator.device)
+        slow = backbone_advice(config.model, accelerator.device)
         for advice in filter(None, (stem, queue, size, slow)):
             self.display.alarm(advice)
         if checkpoint:

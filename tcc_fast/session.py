@@ -23,6 +23,7 @@ from tcc_fast.method.batch_norm import average_running_statistics, share_batch_s
 from tcc_fast.method.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
+from tcc_fast.method.own_encoder import check_encoder
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
@@ -271,6 +272,8 @@ def _build_training(
     device, alone, compiled = accelerator.device, accelerator.num_processes == 1, compiling != "off"
     set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
     model = TCC(config.model, config.loss)
+    if config.model.has_own_backbone:
+        check_encoder(model.encoder, config.model, config.data.image_size)
     if config.model.sync_batch_norm and not alone:
         share_batch_statistics(model)
     model = model.to(device)

@@ -10,13 +10,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tcc_fast.nearest import did_you_mean
+
+BACKBONES = ("resnet_small", "resnet18", "resnet34", "resnet50")
+"""Those that have a name."""
 
 
 def _on_off(value: Any) -> Any:
     """YAML reads a bare on/off as a boolean; the command line passes the word."""
     words = {True: "on", False: "off", "true": "on", "false": "off"}
     return words.get(value, value) if isinstance(value, bool | str) else value
+
+
+def _named_or_own(value: str) -> str:
+    module, sign, function = value.partition(":")
+    if value in BACKBONES or (sign and function.isidentifier() and all(map(str.isidentifier, module.split(".")))):
+        return value
+    hint = did_you_mean(value, BACKBONES)
+    raise ValueError(f"{value!r} is none of {', '.join(BACKBONES)}, and no MODULE:FUNCTION that makes one{hint}")
 
 
 CompileChoice = Annotated[Literal["auto", "on", "off", "graphs"], BeforeValidator(_on_off)]
@@ -96,8 +109,9 @@ class ModelConfig(Section):
 
     num_clusters: int | None = Field(None, ge=2)
     """K. Empty: the number of classes in the data set, when it has labels. Origin: paper."""
-    backbone: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet34"
-    """Encoder. `resnet_small`: three stages of one block, for CPUs. Origin: prototype."""
+    backbone: Annotated[str, AfterValidator(_named_or_own)] = "resnet34"
+    """Encoder: `resnet_small` (three stages of one block, for CPUs), `resnet18`, `resnet34`, `resnet50`, or your own,
+    MODULE:FUNCTION, which is called with `feature_dim` and returns a module. Origin: prototype."""
     width: int = Field(16, ge=1)
     """Of `resnet_small`: channels of its first stage; the others have 2 and 4 times as many. Origin: ours."""
     stem: Literal["3x3", "7x7"] = "3x3"
@@ -119,6 +133,11 @@ class ModelConfig(Section):
     process normalises by its own part, which is faster, and another method. Origin: ours."""
     assignment_temperature: Positive = 1.0
     """Addition: π = softmax(μᵀf / this). 1 is equation (3); with unit f and μ it cannot leave near-uniform π."""
+
+    @property
+    def has_own_backbone(self) -> bool:
+        """Whether the encoder is made by a function of the user's."""
+        return ":" in self.backbone
 
     @model_validator(mode="after")
     def _width_of_the_small_one(self) -> ModelConfig:

@@ -89,7 +89,7 @@ def test_a_config_survives_writing_and_reading() -> None:
         (["train.epochs=0"], "'train.epochs': input should be greater than or equal to 1, got 0"),
         (["optim.lr=nan"], "'optim.lr'"),
         (["loss.alpha=1.5"], "'loss.alpha': input should be less than or equal to 1, got 1.5"),
-        (["model.backbone=resnet35"], "'resnet18', 'resnet34' or 'resnet50', got 'resnet35'"),
+        (["model.backbone=resnet35"], "'resnet35' is none of resnet_small, resnet18, resnet34, resnet50"),
         (["model.backbone=resnet18", "model.width=32"], "resnet18 has its own: set model.width=16"),
         (["augment.crop_area=[0.9, 0.2]"], "crop_area must be a range 0 < low <= high, got [0.9, 0.2]"),
         (["augment.crop_area=[0.9, 1.2]"], "crop_area must not exceed 1"),

@@ -22,6 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHECKS = """
 assert len(found.features) == len(found.cluster) == 5 and found.features.shape[1] == 128
 assert "fc.weight" in encoder_weights
+assert vit(128)(torch.zeros(2, 3, 32, 32)).shape == (2, 128)
 assert P.written == 14 * 10  # r̂ of every batch
 assert torch.isfinite(loss)
 """
@@ -31,7 +32,7 @@ def test_python_blocks_run_one_after_another(tmp_path: Path) -> None:
     """In a process of their own, as a reader's."""
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     script = tmp_path / "page.py"
     script.write_text("\n".join([*blocks, CHECKS]), encoding="utf-8")
     done = subprocess.run([sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True)

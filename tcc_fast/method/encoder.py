@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock, conv1x1
 
 from tcc_fast.config import ModelConfig
 from tcc_fast.method.batch_norm import BatchNorm2d
+from tcc_fast.method.own_encoder import build_own_encoder
 
 
 class SmallResNet(nn.Module):
@@ -49,7 +50,13 @@ def _stem(channels: int, kind: str) -> nn.Sequential:
 
 
 def build_encoder(config: ModelConfig) -> nn.Module:
-    """The encoder that ``config.backbone`` and ``config.stem`` name."""
+    """The encoder that ``config.backbone`` and ``config.stem`` name.
+
+    Raises:
+        ValueError: it is one of the user's, and cannot be made; says why.
+    """
+    if config.has_own_backbone:
+        return build_own_encoder(config)
     if config.backbone == "resnet_small":
         return SmallResNet(config.feature_dim, config.stem, config.width)
     encoder = getattr(torchvision.models, config.backbone)(num_classes=config.feature_dim, norm_layer=BatchNorm2d)
@@ -60,8 +67,11 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     return encoder
 
 
-def stem_advice(stem: str, image_size: int) -> str | None:
+def stem_advice(config: ModelConfig, image_size: int) -> str | None:
     """A sentence that names the better stem for this image size, or None when the stem suits it."""
+    if config.has_own_backbone:
+        return None
+    stem = config.stem
     if stem == "7x7" and image_size < 64:
         return (
             f"model.stem is 7x7, which leaves {max(1, image_size // 4)} of {image_size} pixels a side before "
@@ -75,10 +85,11 @@ def stem_advice(stem: str, image_size: int) -> str | None:
     return None
 
 
-def backbone_advice(backbone: str, device: torch.device) -> str | None:
-    """A sentence that names the network for CPUs where another is to be trained on one, or None."""
-    if device.type != "cpu" or backbone == "resnet_small":
+def backbone_advice(config: ModelConfig, device: torch.device) -> str | None:
+    """A sentence that names the network for CPUs where a large one is to be trained on one, or None."""
+    if device.type != "cpu" or config.backbone == "resnet_small" or config.has_own_backbone:
         return None
     return (
-        f"model.backbone={backbone} takes long on a CPU: resnet_small is made for it (and model.stem=3x3, small views)"
+        f"model.backbone={config.backbone} takes long on a CPU: resnet_small is made for it "
+        "(and model.stem=3x3, small views)"
     )

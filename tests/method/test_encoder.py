@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 import torch
 from torch import nn
 
 from tcc_fast.config import ModelConfig
 from tcc_fast.method.encoder import backbone_advice, build_encoder, stem_advice
+from tcc_fast.settings import BACKBONES
 
-BACKBONES = get_args(ModelConfig.model_fields["backbone"].annotation)
+OWN = "mine:encoder"
+"""An encoder of the user's."""
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -52,7 +52,9 @@ def test_convolutions_begin_as_he_et_al_have_it(backbone: str, stem: str) -> Non
     ("stem", "size", "advised"), [("7x7", 63, True), ("7x7", 64, False), ("3x3", 127, False), ("3x3", 128, True)]
 )
 def test_a_stem_is_advised_against_beyond_its_sizes(stem: str, size: int, advised: bool) -> None:
-    assert (stem_advice(stem, size) is not None) == advised
+    config = ModelConfig(stem=stem)  # type: ignore[arg-type]
+    assert (stem_advice(config, size) is not None) == advised
+    assert stem_advice(config.model_copy(update={"backbone": OWN}), size) is None
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet_small"])
@@ -69,14 +71,15 @@ def test_the_small_stem_keeps_full_resolution_and_the_large_one_a_quarter(backbo
 
 
 def test_a_stem_that_does_not_suit_the_size_names_the_better_one() -> None:
-    assert "3x3 is better" in (stem_advice("7x7", 32) or "")
-    assert "7x7 is better" in (stem_advice("3x3", 224) or "")
-    assert stem_advice("3x3", 32) is stem_advice("7x7", 224) is stem_advice("7x7", 96) is None
+    small, large = ModelConfig(stem="3x3"), ModelConfig(stem="7x7")
+    assert "3x3 is better" in (stem_advice(large, 32) or "")
+    assert "7x7 is better" in (stem_advice(small, 224) or "")
+    assert stem_advice(small, 32) is stem_advice(large, 224) is stem_advice(large, 96) is None
 
 
 @pytest.mark.parametrize(
     ("backbone", "device", "advised"),
-    [("resnet18", "cpu", True), ("resnet_small", "cpu", False), ("resnet18", "cuda", False)],
+    [("resnet18", "cpu", True), ("resnet_small", "cpu", False), ("resnet18", "cuda", False), (OWN, "cpu", False)],
 )
 def test_a_network_for_cpus_is_named_where_there_is_no_gpu(backbone: str, device: str, advised: bool) -> None:
-    assert (backbone_advice(backbone, torch.device(device)) is not None) == advised
+    assert (backbone_advice(ModelConfig(backbone=backbone), torch.device(device)) is not None) == advised

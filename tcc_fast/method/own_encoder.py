@@ -1,0 +1,82 @@
+"""An encoder of the user's: ``model.backbone=MODULE:FUNCTION``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from tcc_fast.config import ModelConfig
+
+
+def build_own_encoder(config: ModelConfig) -> nn.Module:
+    """What the function that ``config.backbone`` names returns for ``feature_dim=``.
+
+    Raises:
+        ValueError: there is no such module or function, or what it returns is no module of torch.
+    """
+    name, _, function = config.backbone.partition(":")
+    module = _import(name, config.backbone)
+    make: Callable[..., Any] | None = getattr(module, function, None)
+    if not callable(make):
+        raise ValueError(f"model.backbone={config.backbone}: {module.__file__ or name} has no function {function!r}")
+    encoder = make(feature_dim=config.feature_dim)
+    if not isinstance(encoder, nn.Module):
+        raise ValueError(
+            f"model.backbone={config.backbone}: it returned {type(encoder).__name__}, but must return a torch.nn.Module"
+        )
+    return encoder
+
+
+def _import(name: str, backbone: str) -> ModuleType:
+    """A module that is installed, or one in the current folder, which only ``python -m`` looks into by itself."""
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.append(here)  # last: it hides nothing that is installed
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if not f"{name}.".startswith(f"{missing}."):
+            raise ValueError(f"model.backbone={backbone}: {name} needs {missing}, which is not installed") from None
+        raise ValueError(
+            f"model.backbone={backbone}: no module {missing!r} is installed or in {here}: start from the folder "
+            f"that holds {missing.replace('.', '/')}.py, or set PYTHONPATH to it"
+        ) from None
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+@torch.no_grad()
+def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> None:
+    """Run it once, in evaluation mode.
+
+    Raises:
+        ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d).
+    """
+    training = encoder.training
+    views = torch.zeros(2, 3, image_size, image_size)
+    try:
+        features = encoder.eval()(views)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"model.backbone={config.backbone} cannot take views of data.image_size={image_size}, "
+            f"{tuple(views.shape)}: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
+    finally:
+        encoder.train(training)
+    wanted = (2, config.feature_dim)
+    found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+    if found != wanted:
+        raise ValueError(
+            f"model.backbone={config.backbone} makes {found} of views {tuple(views.shape)}, but must make {wanted}, "
+            "f of each: end it with pooling and a linear layer of feature_dim outputs"
+        )
