@@ -167,7 +167,10 @@ def evaluate_command(
     more: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="More of what --ckpt takes.")] = None,
     ckpt: Annotated[
         list[str] | None,
-        typer.Option(help="A run, a checkpoint folder, or `latest`; several give mean and deviation."),
+        typer.Option(
+            help="A run, a checkpoint folder, or `latest`; several runs give mean and deviation, several checkpoints "
+            "of one run its course."
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one trained on.")] = None,
     split: Annotated[
@@ -188,8 +191,8 @@ def evaluate_command(
     """Evaluate the clusters of a checkpoint, or of several."""
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.evaluate import evaluate, write_confusion
-    from tcc_fast.evaluation.report import show_evaluation, show_summary, summarise
-    from tcc_fast.runs.checkpoint_folder import find_checkpoint, refuse_twice
+    from tcc_fast.evaluation.report import course, show_course, show_evaluation, show_summary, summarise
+    from tcc_fast.runs.checkpoint_folder import are_of_one_run, find_checkpoint
 
     runs = [*(ckpt or ()), *(more or ())]
     if not runs:
@@ -204,22 +207,25 @@ def evaluate_command(
     }
     baselines = tuple(name for name, wanted in chosen.items() if wanted)
     console = Console(highlight=False)
-    refuse_twice(map(find_checkpoint, runs))  # now, not after all the work
+    of_one_run = are_of_one_run(map(find_checkpoint, runs)) and len(runs) > 1  # refused now, not after all the work
     results = []
     is_main = processes().is_main_process  # several processes share the images; one says what came of it
     for one in runs:
         results.append(evaluate(one, data, split, baselines, linear_probe, agreement, confusion is not None))
-        if is_main:
+        if is_main and of_one_run:
+            typer.echo(f"evaluated {results[-1].checkpoint}")
+        elif is_main:
             show_evaluation(results[-1], console)
     leave()
     if not is_main:
         return
     if len(results) > 1:
-        show_summary(results, console)
+        (show_course if of_one_run else show_summary)(results, console)
     if confusion is not None:
         write_confusion(results[0], confusion)
     if json_file is not None:
-        content = results[0].to_json() if len(results) == 1 else summarise(results)
+        several = course if of_one_run else summarise
+        content = results[0].to_json() if len(results) == 1 else several(results)
         write_whole(json_file, json.dumps(content, indent=2) + "\n")
 
 

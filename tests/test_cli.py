@@ -170,10 +170,23 @@ def test_a_file_that_cannot_be_made_is_named_in_words(
 
 
 def test_the_same_run_twice_is_refused_before_the_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    type_in("train", *SETTINGS, "--out", "runs/one")
+    for name in ("one", "two"):
+        type_in("train", *SETTINGS, "--out", f"runs/{name}", "train.epochs=2", "train.checkpoint_every=1")
     monkeypatch.setattr("tcc_fast.evaluation.evaluate.evaluate", None)  # not called
-    with pytest.raises(ValueError, match="the same run is named twice"):
-        type_in("eval", "--ckpt", "runs/one", "--ckpt", "latest")
+    with pytest.raises(ValueError, match="the same checkpoint is named twice"):
+        type_in("eval", "--ckpt", "runs/two", "--ckpt", "latest")
+    moments = map(str, Path("runs/two/checkpoints").glob("step-*"))
+    with pytest.raises(ValueError, match="name one of each run"):
+        type_in("eval", "--ckpt", "runs/one", *moments)
+
+
+def test_checkpoints_of_one_run_are_its_course(home: Path) -> None:
+    type_in("train", *SETTINGS, "--out", "runs/course", "train.epochs=2", "train.checkpoint_every=1")
+    moments = sorted(map(str, Path("runs/course/checkpoints").glob("step-*")))
+    said = type_in("eval", "--ckpt", *moments, "--json", "course.json")
+    assert said.count("evaluated runs/course/checkpoints/step-") == len(moments) == 2
+    found = json.loads(Path("course.json").read_text())
+    assert [one["checkpoint"] for one in found["checkpoints"]] == moments
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tcc_fast.evaluation.evaluate import Evaluation
 from tcc_fast.evaluation.label_free import describe
 from tcc_fast.evaluation.metrics import Scores
 from tcc_fast.evaluation.paper import Published, published
-from tcc_fast.runs.checkpoint_folder import refuse_twice
+from tcc_fast.runs.checkpoint_folder import are_of_one_run
 
 METRICS = ("acc", "nmi", "ari")
 BASELINE_NAMES = {
@@ -21,6 +21,8 @@ BASELINE_NAMES = {
     "spectral_features": "spectral clusters of TCC's features",
     "kmeans_pixels": "k-means on pixels",
 }
+
+SHORT_NAMES = {"kmeans_features": "k-means", "spectral_features": "spectral", "kmeans_pixels": "pixels"}
 
 
 def show_evaluation(result: Evaluation, console: Console) -> None:
@@ -111,20 +113,24 @@ def _percent(scores: Scores) -> tuple[str, ...]:
     return tuple(f"{100 * scores[name]:.1f}" for name in METRICS)  # type: ignore[literal-required]
 
 
+COMMON = ("dataset", "split", "n", "num_clusters", "num_classes")
+"""What the same images and the same K have in common."""
+
+
 def summarise(results: list[Evaluation]) -> dict[str, Any]:
-    """Several evaluations as plain data: mean and sample standard deviation of each score, then each run.
+    """Evaluations of several runs as plain data: mean and sample standard deviation of each score, then each run.
 
     Raises:
-        ValueError: they are not of the same images, or one run is among them twice.
+        ValueError: they are not of the same images, or two are of the same run.
     """
-    refuse_twice(result.checkpoint for result in results)
+    if len(results) > 1 and are_of_one_run(result.checkpoint for result in results):
+        raise ValueError("these are moments of one run, whose mean and deviation would say nothing of others")
     if len({(result.dataset, result.split, result.n) for result in results}) > 1:
         raise ValueError(
             "these checkpoints were evaluated on different images: give --data to use one data set for all"
         )
     every = [result.to_json() for result in results]
-    common = ("dataset", "split", "n", "num_clusters", "num_classes")
-    summary: dict[str, Any] = {name: every[0][name] for name in common}
+    summary: dict[str, Any] = {name: every[0][name] for name in COMMON}
     for name in (*METRICS, "acc_majority"):
         values = [run[name] for run in every]
         known = None not in values
@@ -151,3 +157,37 @@ def show_summary(results: list[Evaluation], console: Console) -> None:
         table.add_row("  mean minus the paper", *_gap(summary, known.tcc))
     console.print(table)
     console.print(f"mean and sample standard deviation over {len(results)} runs")
+
+
+def course(results: list[Evaluation]) -> dict[str, Any]:
+    """Evaluations of one run's checkpoints as plain data: what they have in common, then each, by step."""
+    every = [result.to_json() for result in sorted(results, key=lambda result: result.step)]
+    return {name: every[0][name] for name in COMMON} | {"checkpoints": every}
+
+
+def show_course(results: list[Evaluation], console: Console) -> None:
+    """Print how a run's clusters became what they are: a line for each of its checkpoints."""
+    lines = [_line_of_course(result) for result in sorted(results, key=lambda result: result.step)]
+    table = Table(*lines[0], box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for line in lines:
+        table.add_row(*line.values())
+    console.print(table)
+    first = results[0]
+    console.print(f"{first.title}: {first.n:,} images, split {first.split}, seed {first.seed}", soft_wrap=True)
+    beside = [f"{short}: ACC of {BASELINE_NAMES[name]}" for name, short in SHORT_NAMES.items() if short in lines[0]]
+    if beside:
+        console.print("; ".join(beside), soft_wrap=True)
+
+
+def _line_of_course(result: Evaluation) -> dict[str, str]:
+    """Heading -> figure."""
+    line = {"step": f"{result.step}"}
+    if result.scores:
+        line |= dict(zip((name.upper() for name in METRICS), _percent(result.scores), strict=True))
+    for name, heading in SHORT_NAMES.items():
+        if scores := result.baselines.get(name):
+            line[heading] = f"{100 * scores['acc']:.1f}"
+    if result.linear_probe is not None:
+        line["probe"] = f"{100 * result.linear_probe:.1f}"
+    line["used"] = f"{result.clusters_used}"
+    return line | {name: f"{value:.3f}" for name, value in result.label_free.items()}

@@ -53,11 +53,22 @@ def path_of(where: str | Path) -> Path:
     return Path(os.path.normpath(link.parent / link.readlink())) if link.is_symlink() else link
 
 
-def refuse_twice(checkpoints: Iterable[Path]) -> None:
-    """Raise ValueError if two checkpoints are of the same run, whose agreement would say nothing."""
-    runs = [checkpoint.resolve().parent for checkpoint in checkpoints]
-    if len(set(runs)) < len(runs):
-        raise ValueError("the same run is named twice, which would make the deviation too small: name each run once")
+def are_of_one_run(checkpoints: Iterable[Path]) -> bool:
+    """Whether they are moments of one run; False: each is of a run of its own.
+
+    Raises:
+        ValueError: neither, or one is there twice.
+    """
+    found = [checkpoint.resolve() for checkpoint in checkpoints]
+    if len(set(found)) < len(found):
+        raise ValueError("the same checkpoint is named twice, which would make the deviation too small: name each once")
+    runs = {checkpoint.parent for checkpoint in found}
+    if 1 < len(runs) < len(found):
+        raise ValueError(
+            "some of these checkpoints are of the same run: name one of each run, for their mean and deviation, or "
+            "several of a single run, for its course"
+        )
+    return len(runs) == 1
 
 
 def drop_later_checkpoints(run: Path, step: int, say: Callable[[str], None] = lambda sentence: None) -> None:

@@ -23,7 +23,7 @@ from tcc_fast.evaluation import trained
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.evaluation.evaluate import evaluate, write_confusion
 from tcc_fast.evaluation.metrics import score
-from tcc_fast.evaluation.report import show_evaluation, summarise
+from tcc_fast.evaluation.report import course, show_course, show_evaluation, summarise
 from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.method.start import spectral_centres
 from tcc_fast.runs.checkpoint import load_model
@@ -186,8 +186,10 @@ def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
     other = replace(
         one, scores={**one.scores, "acc": one.scores["acc"] + 0.02}, seed=1, checkpoint=Path("other/step-1")
     )
-    with pytest.raises(ValueError, match="the same run is named twice"):
+    with pytest.raises(ValueError, match="the same checkpoint is named twice"):
         summarise([one, one])
+    with pytest.raises(ValueError, match="moments of one run"):
+        summarise([one, replace(one, checkpoint=one.checkpoint.with_name("step-000000001"))])
     summary = summarise([one, other])
     assert summary["acc"] == pytest.approx(one.scores["acc"] + 0.01)
     assert summary["acc_std"] == pytest.approx(0.02 / 2**0.5)
@@ -195,6 +197,27 @@ def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
     assert [run["seed"] for run in summary["runs"]] == [0, 1]
     with pytest.raises(ValueError, match="different images"):
         summarise([one, replace(other, n=3)])
+
+
+def test_checkpoints_of_one_run_are_its_course(run: Path) -> None:
+    last = evaluate(run)
+    assert last.scores is not None
+    first = replace(last, step=3, scores={**last.scores, "acc": 0.125}, linear_probe=0.5, checkpoint=Path("step-3"))
+    found = course([last, first])
+    assert [one["step"] for one in found["checkpoints"]] == [3, last.step]
+    assert found["checkpoints"][0]["acc"] == 0.125
+    assert (found["n"], found["num_classes"]) == (1797, 10)
+    stream = io.StringIO()
+    show_course([last, first], Console(file=stream, width=100))
+    rows = [re.findall(r"[\w.-]+", line) for line in stream.getvalue().splitlines() if re.match(r"\d+ ", line)]
+    kmeans = last.baselines["kmeans_features"]
+    assert kmeans is not None
+    assert [row[0] for row in rows] == ["3", f"{last.step}"]
+    assert rows[0][1] == "12.5"
+    assert rows[0][4:7] == [f"{100 * kmeans['acc']:.1f}", "50.0", f"{last.clusters_used}"]
+    unlabelled = replace(last, scores=None, baselines={"kmeans_features": None}, linear_probe=None)
+    show_course([unlabelled, replace(unlabelled, step=3)], Console(file=stream, width=100))
+    assert "silhouette" in stream.getvalue()
 
 
 def test_the_paper_stands_beside_with_gap_and_caution(run: Path) -> None:
