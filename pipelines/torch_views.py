@@ -97,9 +97,9 @@ class _RestOfEpoch:
 
 
 def _outlive_signals(worker: int) -> None:
-    """Launchers send SIGTERM to all processes of a run, and terminals Ctrl-C; the views are needed until its checkpoint
-    is written. Workers end by themselves when the process that feeds on them does."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Launchers send SIGTERM to all processes of a run, terminals Ctrl-C and SIGHUP; the views are needed until its
+    checkpoint is written. Workers end by themselves when the process that feeds on them does."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -16,7 +17,8 @@ PYTHONS_FORMAT = warnings.formatwarning
 
 def main() -> None:
     """Run the command line. What a user can mend is printed in one line, without a traceback; exit code 1.
-    A run that SIGTERM has stopped exits with 75, one that Ctrl-C has with 130, both after writing a checkpoint."""
+    A run that was stopped, which then has written a checkpoint, exits with one of
+    `tcc_fast.runs.preemption.EXIT_CODES`."""
     warnings.formatwarning = _format_warning
     code = _run()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -94,7 +96,8 @@ def _main_says_it(error: ValueError) -> bool:
 def _say(sentence: str) -> None:
     """Also ranks that are not the main one say what stopped them: it may be their own trouble."""
     rank = os.environ.get("RANK", "0")
-    print(f"tcc-fast{'' if rank == '0' else f' (rank {rank})'}: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal is gone
+        print(f"tcc-fast{'' if rank == '0' else f' (rank {rank})'}: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

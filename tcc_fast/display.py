@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+
+class PatientConsole(Console):
+    """Standard output, which nobody may read any more before a training ends: the rest is then said to nobody."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of leaving the process, as rich does."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):  # a standard output that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:  # the terminal is gone
+            self.on_broken_pipe()
 
 
 class Display:
@@ -25,7 +45,7 @@ class Display:
     def __init__(
         self, total_steps: int, epochs: int, done_steps: int = 0, active: bool = True, console: Console | None = None
     ) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or PatientConsole(highlight=False)
         self.total_steps, self.epochs, self.active = total_steps, epochs, active
         self._seen: tuple[int, float] | None = None  # step and time of the line before
         self._progress = Progress(
@@ -51,7 +71,8 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # the terminal is gone
+                self._live.stop()
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the panel."""

@@ -80,7 +80,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
 
     Raises:
         ValueError: as `train`; or the plan continues a single run, or the folder holds one, or seeds of other settings.
-        Preempted: SIGTERM or Ctrl-C came; start the same command again, with ``--resume auto`` and this folder.
+        Preempted: SIGTERM, SIGHUP or Ctrl-C came; start the same command again, with ``--resume auto`` and this folder.
     """
     if plan.resume == "must":
         raise ValueError("--seeds starts several runs: to continue them, use --resume auto with --out")

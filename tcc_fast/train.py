@@ -53,7 +53,7 @@ def train(
 
     Raises:
         ValueError: something the user can mend; says what to do.
-        Preempted: SIGTERM or Ctrl-C came; a checkpoint of that moment is there.
+        Preempted: SIGTERM, SIGHUP or Ctrl-C came; a checkpoint of that moment is there.
     """
     processes()  # from here on, several of them know of each other
     with RunLock(run):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from tcc_fast.display import Display
+from tcc_fast.display import Display, PatientConsole
 
 LINE = {
     "step": 50.0,
@@ -76,3 +77,24 @@ def test_the_panel_holds_every_figure() -> None:
 
 def test_other_ranks_show_nothing() -> None:
     assert shown(terminal=True, active=False) == shown(terminal=False, active=False) == ""
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_where_nobody_reads_any_more_the_rest_is_said_to_nobody(error: OSError, terminal: bool) -> None:
+    """As when `| head` has read enough, and when the terminal of a run is closed."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if "step 60" in text or "60/100" in text:
+                raise error
+            return super().write(text)
+
+    console = PatientConsole(file=Gone(), force_terminal=terminal, width=120, color_system=None)
+    with Display(100, 12, console=console) as display:
+        display.say("hello")
+        display.update(LINE)
+        display.update(LINE | {"step": 60.0})
+        display.say("and on")
+    assert "hello" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "and on" not in console.file.getvalue()  # type: ignore[attr-defined]

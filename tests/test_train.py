@@ -410,16 +410,17 @@ def test_a_second_ctrl_c_interrupts_at_once_unless_it_is_an_echo(monkeypatch: py
             signal.raise_signal(signal.SIGINT)
 
 
-def test_where_ctrl_c_is_ignored_it_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_is_ignored_stays_so(number: signal.Signals) -> None:
     """As by nohup."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with Preemption(torch.device("cpu"), 1) as preemption:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
             assert not preemption.agreed(1)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_sigterm_at_the_last_step_stops_what_would_come_after_the_run(
@@ -434,7 +435,7 @@ def test_sigterm_at_the_last_step_stops_what_would_come_after_the_run(
     assert train(tiny, digits, tmp_path / "run", resume="auto") == stop.value.checkpoint
 
 
-@pytest.mark.parametrize(("by", "code"), [("SIGTERM", 75), ("Ctrl-C", 130)])
+@pytest.mark.parametrize(("by", "code"), [("SIGTERM", 75), ("Ctrl-C", 130), ("SIGHUP", 129)])
 def test_a_preempted_command_has_an_exit_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by: str, code: int
 ) -> None:

@@ -1,7 +1,9 @@
-"""SIGTERM, by which schedulers announce that they will kill, and Ctrl-C: a checkpoint, and an exit code for each."""
+"""SIGTERM, by which schedulers announce that they will kill, SIGHUP of a terminal that is closed, and Ctrl-C: a
+checkpoint, and an exit code for each."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
 
-EXIT_CODES = {"SIGTERM": 75, "Ctrl-C": 130}
-"""EX_TEMPFAIL of sysexits.h: start the same command again; and what shells give for Ctrl-C."""
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGHUP: "SIGHUP"}
+EXIT_CODES = {"SIGTERM": 75, "Ctrl-C": 130, "SIGHUP": 129}
+"""EX_TEMPFAIL of sysexits.h: start the same command again; and what shells give for the others."""
 ECHO = 2.0
 """Seconds in which another Ctrl-C is the same one: launchers hand on theirs, which a terminal has told all already."""
 
@@ -37,9 +40,9 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Listens for SIGTERM and Ctrl-C while it is entered; without effect outside the main thread.
+    """Listens for SIGTERM, SIGHUP and Ctrl-C while it is entered; without effect outside the main thread.
 
-    A second Ctrl-C interrupts at once, as it does where nothing listens.
+    A second Ctrl-C interrupts at once, as it does where nothing listens. What is ignored, as by nohup, stays so.
     """
 
     def __init__(self, device: torch.device, agree_every: int) -> None:
@@ -51,8 +54,10 @@ class Preemption:
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
             self._before = {signal.SIGTERM: signal.signal(signal.SIGTERM, self._hear)}
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as by nohup
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._hear)
+            if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+                self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._hear)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -62,8 +67,9 @@ class Preemption:
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.by is None:
             if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
-                os.write(2, WORD)  # whatever print was interrupted: a step that is compiled takes minutes
-            self.by, self._since = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C", time.monotonic()
+                with contextlib.suppress(OSError):
+                    os.write(2, WORD)  # whatever print was interrupted: a step that is compiled takes minutes
+            self.by, self._since = NAMES[signal.Signals(number)], time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._since > ECHO:
             raise KeyboardInterrupt
 

@@ -308,7 +308,7 @@ def test_close_ends_the_workers_after_one_has_failed(
     assert caught.traceback  # it still refers to the iterator
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str)
 def test_workers_outlive_what_announces_a_checkpoint(pipeline: Any, photos: Path, number: int) -> None:
     """Launchers and terminals send it to all processes of a run."""
     before = set(multiprocessing.active_children())
