@@ -231,8 +231,9 @@ def evaluate_command(
 
 @app.command(name="assign")
 def assign_command(
-    ckpt: Annotated[str, typer.Option(help="A run, a checkpoint folder, or `latest`.")],
     out: Annotated[Path, typer.Option(help="CSV file to write: index, source, cluster, confidence.")],
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The same as --ckpt.")] = None,
+    ckpt: Annotated[str | None, typer.Option(help="A run, a checkpoint folder, or `latest`.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Data set folder, also of other images; default: the one trained on.")
     ] = None,
@@ -252,6 +253,8 @@ def assign_command(
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.clusters import write_clusters
 
+    if (ckpt is None) == (run is None):
+        raise ValueError("say which run has the clusters, once: tcc-fast assign --ckpt latest --out clusters.csv")
     _check_folders(out, features)
     results = {"--out": out, "--features": features, "--sheets": sheets, "--sort": sort}
     places = [place.absolute() for place in results.values() if place is not None]
@@ -263,7 +266,7 @@ def assign_command(
         raise ValueError("--src is for --sort, which makes a folder of links: give both, or neither")
     if features is not None and features.suffix != ".safetensors":
         raise ValueError(f"--features {features}: it writes safetensors, so the name must end in .safetensors")
-    sizes = write_clusters(ckpt, out, data, sheets, features, split, sort, src)
+    sizes = write_clusters(ckpt or run or "", out, data, sheets, features, split, sort, src)
     if processes().is_main_process:
         used = sum(size > 0 for size in sizes)
         typer.echo(f"{out}: {sum(sizes):,} images in {used} cluster{'' if used == 1 else 's'}")

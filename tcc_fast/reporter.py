@@ -30,7 +30,7 @@ class Reporter:
         self.display = Display(session.total_steps, session.config.train.epochs, session.step, active=self.main)
         self.say, self.add_no_sync = self.display.say, self.log.add_no_sync
         self.restart_clock = self.log.restart_clock
-        self._compiling, self._first = False, True
+        self._compiling, self._timed = False, 0
 
     def __enter__(self) -> Reporter:
         config = self.session.config
@@ -88,10 +88,10 @@ class Reporter:
     def timed(self) -> Iterator[None]:
         """Around a step, to leave one that is compiled out of the speed."""
         if not self._compiling:
-            started, first = time.perf_counter(), self._first
+            started = time.perf_counter()
             yield
-            if first:
-                self._first = False
+            self._timed += 1
+            if self._timed == 2:  # the first also makes ready what the others use
                 self._say_if_it_takes_long(time.perf_counter() - started)
             return
         self.restart_clock()  # the views of the first batch were compiled, too
@@ -106,7 +106,7 @@ class Reporter:
         """Where the first line is minutes away, say so now; on a GPU a step has only been launched by then."""
         left = self.session.total_steps - self.session.step - 1
         if seconds * min(left, self.session.config.train.log_every) > SILENCE:
-            self.say(f"the first step took {seconds:.0f} s, and there are {left:,} more: {duration(seconds * left)}")
+            self.say(f"a step takes {seconds:.1f} s, and there are {left:,} more: {duration(seconds * left)}")
 
     def report(self, epoch: int, lr: float) -> None:
         """Write a line on the steps since the last one, if there were any. Waits for the device.

@@ -169,6 +169,15 @@ def test_a_file_that_cannot_be_made_is_named_in_words(
     assert capsys.readouterr().err == "tcc-fast: sorted/new\\u000aline: Operation not permitted\n"
 
 
+def test_a_run_to_assign_is_named_once_in_either_way(home: Path) -> None:
+    type_in("train", *SETTINGS, "--out", "runs/one")
+    for named in (["latest"], ["--ckpt", "latest"]):
+        assert "out.csv: 1,797 images in" in type_in("assign", *named, "--out", "out.csv")
+    for named in ([], ["latest", "--ckpt", "latest"]):
+        with pytest.raises(ValueError, match="say which run has the clusters, once: tcc-fast assign --ckpt latest"):
+            type_in("assign", *named, "--out", "out.csv")
+
+
 def test_the_same_run_twice_is_refused_before_the_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         type_in("train", *SETTINGS, "--out", f"runs/{name}", "train.epochs=2", "train.checkpoint_every=1")

@@ -177,9 +177,12 @@ class DatasetWriter:
     def keep_rejected(self) -> Path:
         """Copy the list of rejected files beside the destination, for a run that will fail; returns where."""
         self._open[REJECTED_FILE]._file.flush()
-        path = self.out.with_name(self.out.name + ".rejected.csv")
-        shutil.copyfile(self.folder / REJECTED_FILE, path)
-        return path
+        shutil.copyfile(self.folder / REJECTED_FILE, self._kept_rejected)
+        return self._kept_rejected
+
+    @property
+    def _kept_rejected(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.{REJECTED_FILE}")
 
     def finish(
         self,
@@ -230,6 +233,7 @@ class DatasetWriter:
         last.write(manifest.to_json().encode("utf-8"))
         last.close()
         self._place.replace(self._overwrite)
+        self._kept_rejected.unlink(missing_ok=True)  # of an attempt before, which would seem to be of this one
         return manifest
 
     def _text(self, name: str) -> _HashedFile:

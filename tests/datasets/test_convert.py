@@ -285,6 +285,10 @@ def test_a_limit_in_files_stops_at_once(tmp_path: Path, photos: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:40])
     with pytest.raises(ValueError, match="1 of 4 files were rejected where 0 may"):
         convert("folder", tmp_path / "out", photos, max_rejected=0, workers=1)
+    assert (tmp_path / "out.rejected.csv").is_file()
+    cut.unlink()
+    convert("folder", tmp_path / "out", photos, workers=1)
+    assert not (tmp_path / "out.rejected.csv").exists()  # it was of the attempt before
 
 
 def test_default_limit_is_half(tmp_path: Path, encode: Any, photo: Any) -> None:
