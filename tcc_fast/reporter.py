@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +22,8 @@ SILENCE = 60.0
 class Reporter:
     """Turns losses into lines: on screen, in metrics.jsonl, to the tracker, and as alarms."""
 
-    def __init__(self, session: Session, run: Path) -> None:
-        self.session, self.run = session, run
+    def __init__(self, session: Session, run: Path, on_line: Callable[[dict[str, float]], None]) -> None:
+        self.session, self.run, self.on_line = session, run, on_line
         self.main = session.accelerator.is_main_process
         self.log = LossLog()
         self.alarm = CollapseAlarm(session.config)
@@ -122,6 +122,7 @@ class Reporter:
         self.display.update(line)
         if self.metrics:
             self.metrics.write(line)
+            self.on_line(line)
         if session.config.train.tensorboard:
             session.accelerator.log(line, step=session.step)
         if session.training_step.clusters_on(session.step - 1):

@@ -28,6 +28,7 @@ from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
 from tcc_fast.runs.checkpoint import load_training, save_checkpoint
+from tcc_fast.runs.first_weights import find_init, take_weights
 from tcc_fast.runs.run_state import RunState
 from tcc_fast.runs.same_run import check_same_data, check_same_run, describe
 from tcc_fast.runs.training_tensors import Training
@@ -194,6 +195,7 @@ def open_session(
     compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
     computing.tune(device, precision)
+    init = find_init(config.train.init) if config.train.init and not saved else None
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
@@ -205,7 +207,8 @@ def open_session(
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
     start_step = pipeline.batches_per_epoch * config.start_epoch
-    training, training_step = _build_training(config, accelerator, compiling, start_step)
+    model = _first_model(config, init, say if accelerator.is_main_process else lambda sentence: None)
+    training, training_step = _build_training(config, accelerator, model, compiling, start_step)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 
 
@@ -264,16 +267,23 @@ def _why_not_compiled(choice: str, device: torch.device, processes: int) -> str 
     return None
 
 
+def _first_model(config: Config, init: Path | None, say: Callable[[str], None]) -> TCC:
+    """θ before its first step, on the CPU: drawn by the seed, or with the weights of the checkpoint ``init``."""
+    set_seed(config.seed)  # everything later draws from tcc_fast.draws
+    model = TCC(config.model, config.loss)
+    if config.model.has_own_backbone:
+        check_encoder(model.encoder, config.model, config.data.image_size)
+    if init:
+        say(take_weights(model, init))
+    return model
+
+
 def _build_training(
-    config: Config, accelerator: Accelerator, compiling: str, start_step: int
+    config: Config, accelerator: Accelerator, model: TCC, compiling: str, start_step: int
 ) -> tuple[Training, TrainingStep]:
     """The networks, queues and optimiser with their first values, and the step that trains them."""
     assert config.model.num_clusters is not None
     device, alone, compiled = accelerator.device, accelerator.num_processes == 1, compiling != "off"
-    set_seed(config.seed)  # of the initial weights; everything later draws from tcc_fast.draws
-    model = TCC(config.model, config.loss)
-    if config.model.has_own_backbone:
-        check_encoder(model.encoder, config.model, config.data.image_size)
     if config.model.sync_batch_norm and not alone:
         share_batch_statistics(model)
     model = model.to(device)

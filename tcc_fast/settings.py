@@ -253,6 +253,8 @@ class TrainConfig(Section):
     """Epochs between checkpoints; the last epoch always writes one."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints to keep."""
+    init: str | None = None
+    """A run or checkpoint of the same network whose weights are the first ones; empty: they are drawn. Addition."""
     tensorboard: bool = False
     """Also log to TensorBoard, through Accelerate's tracker (needs the extra `tensorboard`)."""
 

@@ -36,6 +36,7 @@ def train(
     on_start: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = print,
     precision: str | None = None,
+    on_line: Callable[[dict[str, float]], None] = lambda line: None,
 ) -> Path:
     """Train on a packed data set and return the last checkpoint.
 
@@ -50,6 +51,7 @@ def train(
         say: told, by the main process, which pipeline it will be before anything large is read, and which
             checkpoints are removed.
         precision: what `auto` means where no checkpoint says what it meant before; None: by the device.
+        on_line: called by the main process with each line of metrics.jsonl once it is written, for a tracker of yours.
 
     Raises:
         ValueError: something the user can mend; says what to do.
@@ -61,7 +63,7 @@ def train(
         saved = decide(lambda: read_state(checkpoint) if checkpoint else None)
         session = open_session(config, data, run, saved, say, precision)
         unreported = _go_back(session, run, checkpoint, saved, say) if checkpoint and saved else {}
-        with Reporter(session, run) as reporter:
+        with Reporter(session, run, on_line) as reporter:
             reporter.log.load_tensors(unreported, session.accelerator.device)
             if session.accelerator.is_main_process:
                 on_start()

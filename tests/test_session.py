@@ -95,7 +95,7 @@ def test_epochs_are_compared_when_all_have_the_same_loss(
     with fresh_accelerate():
         config = load_config("digits", [*TINY, "train.epochs=5", "train.log_every=1", *options])
         session = open_session(config, digits, tmp_path)
-        with Reporter(session, tmp_path) as reporter:
+        with Reporter(session, tmp_path, lambda line: None) as reporter:
             assert reporter.metrics is not None
             reporter.metrics.mean_loss = lambda epoch: float(epoch)  # type: ignore[method-assign]
             found = [reporter.epoch_loss(epoch) for epoch in range(5)]

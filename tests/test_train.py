@@ -314,6 +314,13 @@ def test_a_single_class_does_not_say_how_many_clusters(tmp_path: Path) -> None:
         train(load_config("folder", ["train.precision=fp32", "train.batch_size=4"]), tmp_path / "set", tmp_path / "run")
 
 
+def test_a_listener_hears_every_line(digits: Path, tiny: Config, tmp_path: Path) -> None:
+    heard: list[dict[str, float]] = []
+    train(tiny, digits, tmp_path / "run", on_line=heard.append)
+    assert heard == read_metrics(tmp_path / "run")
+    assert len(heard) == 7
+
+
 def stop_after(
     step: int, monkeypatch: pytest.MonkeyPatch, run: int = 0, number_of_signal: int = signal.SIGTERM
 ) -> None:

@@ -161,6 +161,11 @@ def load_model(checkpoint: Path, config: Config) -> TCC:
     return model.eval()
 
 
+def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The tensors of θ by name, on the CPU."""
+    return _load(checkpoint / "model.safetensors")
+
+
 def load_training(checkpoint: Path, training: Training) -> dict[str, Tensor]:
     """Put everything that training changes back to where the checkpoint was taken, in place.
 

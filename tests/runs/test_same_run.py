@@ -31,6 +31,7 @@ OTHER: dict[str, Any] = {
     "optim.milestones": [0.5],
     "train.precision": "bf16",
     "train.compile": "on",
+    "train.init": "runs/before",
     "augment.zoom": [0.5, 1.0],
     "augment.crop_area": [0.3, 1.0],
     "augment.crop_aspect": [0.5, 2.0],
