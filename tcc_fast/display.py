@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from types import TracebackType
 from typing import Any
@@ -21,12 +20,13 @@ class PatientConsole(Console):
     def on_broken_pipe(self) -> None:
         """Instead of leaving the process, as rich does."""
         self.quiet = True
-        with contextlib.suppress(OSError, ValueError):  # a standard output that is no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, ValueError):  # one that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
-    def print(self, *objects: Any, **options: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Where rich writes, also what its thread draws."""
         try:
-            super().print(*objects, **options)
+            super().__exit__(kind, error, trace)
         except OSError:  # the terminal is gone
             self.on_broken_pipe()
 
@@ -71,8 +71,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            with contextlib.suppress(OSError):  # the terminal is gone
-                self._live.stop()
+            self._live.stop()
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the panel."""

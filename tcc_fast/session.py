@@ -196,6 +196,7 @@ def open_session(
     compiled = compiling != "off"
     computing.tune(device, precision)
     init = find_init(config.train.init) if config.train.init and not saved else None
+    model = _first_model(config, init, say if accelerator.is_main_process else lambda sentence: None)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
     if accelerator.is_main_process:
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
@@ -207,7 +208,6 @@ def open_session(
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
     start_step = pipeline.batches_per_epoch * config.start_epoch
-    model = _first_model(config, init, say if accelerator.is_main_process else lambda sentence: None)
     training, training_step = _build_training(config, accelerator, model, compiling, start_step)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 

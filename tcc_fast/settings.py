@@ -26,6 +26,8 @@ def _on_off(value: Any) -> Any:
 
 def _named_or_own(value: str) -> str:
     module, sign, function = value.partition(":")
+    if module.endswith(".py"):
+        raise ValueError(f"{value!r} names a file: write the module, {module.removesuffix('.py')}:{function}")
     if value in BACKBONES or (sign and function.isidentifier() and all(map(str.isidentifier, module.split(".")))):
         return value
     hint = did_you_mean(value, BACKBONES)

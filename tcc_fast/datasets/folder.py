@@ -167,17 +167,23 @@ def _classes(
 
 
 def _folders_with_images(src: Path, depth: int) -> tuple[list[bytes], bytes | None]:
-    """The folders of this depth that hold an image, at once or further below, sorted; and an image that lies in none
-    of them, where the search ends."""
+    """The folders of this depth that hold an image, at once or further below, sorted; and the first image that lies in
+    none of them, beside which no more is looked for."""
     found: set[bytes] = set()
-    for relative, payload in walk(src, Counter(), done=found):
+    done: set[bytes] = set()
+    loose = None
+    for relative, payload in walk(src, Counter(), done=done):
         if not isinstance(payload, Path) or not _starts_as_image(payload):
             continue
         folders = relative.split(b"/")[:-1]
-        if len(folders) < depth:
-            return sorted(found), relative
-        found.add(b"/".join(folders[:depth]))
-    return sorted(found), None
+        if len(folders) >= depth:
+            found.add(b"/".join(folders[:depth]))
+        else:
+            loose = loose or relative
+            if not folders:
+                break
+        done.add(b"/".join(folders[:depth]))
+    return sorted(found), loose
 
 
 def _text(name: bytes) -> str:

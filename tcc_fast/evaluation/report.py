@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import Any
@@ -168,12 +169,14 @@ def course(results: list[Evaluation]) -> dict[str, Any]:
 def show_course(results: list[Evaluation], console: Console) -> None:
     """Print how a run's clusters became what they are: a line for each of its checkpoints."""
     lines = [_line_of_course(result) for result in sorted(results, key=lambda result: result.step)]
-    table = Table(*lines[0], box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for line in lines:
-        table.add_row(*line.values())
-    console.print(table)
+    rows = [list(lines[0]), *(list(line.values()) for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # of any width: a rich table would cut figures
+        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        console.print("  ".join(cells), soft_wrap=True, markup=False)
     first = results[0]
-    console.print(f"{first.title}: {first.n:,} images, split {first.split}, seed {first.seed}", soft_wrap=True)
+    what = f"{first.title}: {first.n:,} images, split {first.split}, seed {first.seed}"
+    console.print(what + ("; scores in percent" if first.scores else ""), soft_wrap=True, markup=False)
     beside = [f"{short}: ACC of {BASELINE_NAMES[name]}" for name, short in SHORT_NAMES.items() if short in lines[0]]
     if beside:
         console.print("; ".join(beside), soft_wrap=True)
@@ -190,4 +193,4 @@ def _line_of_course(result: Evaluation) -> dict[str, str]:
     if result.linear_probe is not None:
         line["probe"] = f"{100 * result.linear_probe:.1f}"
     line["used"] = f"{result.clusters_used}"
-    return line | {name: f"{value:.3f}" for name, value in result.label_free.items()}
+    return line | {name: "none" if math.isnan(value) else f"{value:.3f}" for name, value in result.label_free.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -24,14 +25,30 @@ def build_own_encoder(config: ModelConfig) -> nn.Module:
     name, _, function = config.backbone.partition(":")
     module = _import(name, config.backbone)
     make: Callable[..., Any] | None = getattr(module, function, None)
+    where = getattr(module, "__file__", None) or f"module {name}"
     if not callable(make):
-        raise ValueError(f"model.backbone={config.backbone}: {module.__file__ or name} has no function {function!r}")
+        raise ValueError(f"model.backbone={config.backbone}: {where} has no function {function!r}")
+    if not _takes_feature_dim(make):
+        raise ValueError(
+            f"model.backbone={config.backbone}: it is called as {function}(feature_dim={config.feature_dim}), "
+            f"which the function in {where} does not take"
+        )
     encoder = make(feature_dim=config.feature_dim)
     if not isinstance(encoder, nn.Module):
         raise ValueError(
             f"model.backbone={config.backbone}: it returned {type(encoder).__name__}, but must return a torch.nn.Module"
         )
     return encoder
+
+
+def _takes_feature_dim(make: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(make).bind(feature_dim=2)
+    except TypeError:
+        return False
+    except ValueError:  # it does not say what it takes
+        pass
+    return True
 
 
 def _import(name: str, backbone: str) -> ModuleType:
@@ -57,16 +74,24 @@ def _import(name: str, backbone: str) -> ModuleType:
 
 @torch.no_grad()
 def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> None:
-    """Run it once, in evaluation mode.
+    """Run it once as it will be run, in evaluation mode.
 
     Raises:
-        ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d).
+        ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d), or has a parameter under two
+            names, of which a checkpoint in safetensors knows one.
     """
+    names: dict[int, str] = {}
+    for name, parameter in encoder.named_parameters(remove_duplicate=False):
+        if (other := names.setdefault(id(parameter), name)) != name:
+            raise ValueError(
+                f"model.backbone={config.backbone}: {other} and {name} are one parameter, which a checkpoint cannot "
+                "hold: register it once"
+            )
     training = encoder.training
-    views = torch.zeros(2, 3, image_size, image_size)
+    views = torch.zeros(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
     try:
         features = encoder.eval()(views)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"model.backbone={config.backbone} cannot take views of data.image_size={image_size}, "
             f"{tuple(views.shape)}: {(str(error) or type(error).__name__).splitlines()[0]}"

@@ -60,8 +60,10 @@ def are_of_one_run(checkpoints: Iterable[Path]) -> bool:
         ValueError: neither, or one is there twice.
     """
     found = [checkpoint.resolve() for checkpoint in checkpoints]
-    if len(set(found)) < len(found):
-        raise ValueError("the same checkpoint is named twice, which would make the deviation too small: name each once")
+    if twice := next((one for one in found if found.count(one) > 1), None):
+        raise ValueError(
+            f"the same checkpoint is named twice: {twice} (checkpoints/best is a link to one): name each once"
+        )
     runs = {checkpoint.parent for checkpoint in found}
     if 1 < len(runs) < len(found):
         raise ValueError(

@@ -261,11 +261,13 @@ def test_splits_without_labels(tmp_path: Path, png: bytes, names: list[str], lab
     assert [item.split for item in reader] == sorted(name.partition("/")[0] for name in names)
 
 
-def test_a_split_without_classes_beside_one_that_has_them(tmp_path: Path, png: bytes) -> None:
-    for name in ("train/cat/1.png", "train/dog/1.png", "val/1.png"):
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_a_split_without_classes_beside_one_that_has_them(other: str, tmp_path: Path, png: bytes) -> None:
+    """Whether it comes before or after."""
+    for name in ("train/cat/1.png", "train/dog/1.png", f"{other}/1.png", f"{other}/2.png"):
         put(tmp_path / name, png)
     (note,) = open_reader(tmp_path, "auto", Checks()).notes
-    assert note.startswith("Splits: train, val. Labels: none, since 'val/1.png' lies in no sub-folder.")
+    assert f"Labels: none, since '{other}/1.png' lies in no sub-folder." in note
     assert note.endswith(f"such as --src {tmp_path}/train.")
 
 

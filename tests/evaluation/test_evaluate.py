@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -200,21 +201,23 @@ def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
 
 
 def test_checkpoints_of_one_run_are_its_course(run: Path) -> None:
-    last = evaluate(run)
+    last = replace(evaluate(run), linear_probe=0.5)
     assert last.scores is not None
-    first = replace(last, step=3, scores={**last.scores, "acc": 0.125}, linear_probe=0.5, checkpoint=Path("step-3"))
+    first = replace(last, step=3, scores={**last.scores, "acc": 0.125}, checkpoint=Path("step-3"))
+    first = replace(first, label_free={**last.label_free, "silhouette": math.nan})
     found = course([last, first])
     assert [one["step"] for one in found["checkpoints"]] == [3, last.step]
     assert found["checkpoints"][0]["acc"] == 0.125
     assert (found["n"], found["num_classes"]) == (1797, 10)
     stream = io.StringIO()
-    show_course([last, first], Console(file=stream, width=100))
-    rows = [re.findall(r"[\w.-]+", line) for line in stream.getvalue().splitlines() if re.match(r"\d+ ", line)]
+    show_course([last, first], Console(file=stream, width=40))  # as narrow as it may be
+    rows = [re.findall(r"[\w.-]+", line) for line in stream.getvalue().splitlines() if re.match(r" *\d+ +\d", line)]
     kmeans = last.baselines["kmeans_features"]
     assert kmeans is not None
     assert [row[0] for row in rows] == ["3", f"{last.step}"]
     assert rows[0][1] == "12.5"
     assert rows[0][4:7] == [f"{100 * kmeans['acc']:.1f}", "50.0", f"{last.clusters_used}"]
+    assert rows[0][7] == "none"
     unlabelled = replace(last, scores=None, baselines={"kmeans_features": None}, linear_probe=None)
     show_course([unlabelled, replace(unlabelled, step=3)], Console(file=stream, width=100))
     assert "silhouette" in stream.getvalue()

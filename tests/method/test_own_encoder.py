@@ -42,6 +42,23 @@ def of_two(feature_dim):
             return view, view
     return Two()
 
+def viewing(feature_dim):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 2, 3, 1, 1), nn.Linear(2 * 8 * 8, feature_dim)
+        def forward(self, view):
+            return self.fc(self.conv(view).view(len(view), -1))
+    return Viewing().to(memory_format=torch.channels_last)
+
+def tied(feature_dim):
+    one, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.weight = one.weight
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), one, other, nn.Linear(3, feature_dim))
+
+def positional(d):
+    return encoder(d)
+
 def no_module(feature_dim):
     return feature_dim
 
@@ -87,6 +104,8 @@ def test_a_run_with_it_is_resumed_and_used(here: Path, digits: Path) -> None:
         ("needy:encoder", "needy needs surely_not_installed, which is not installed"),
         ("mine:absent", "mine.py has no function 'absent'"),
         ("mine:number", "mine.py has no function 'number'"),
+        ("time:vit", "module time has no function 'vit'"),
+        ("mine:positional", r"called as positional\(feature_dim=128\), which the function in .*mine.py does not take"),
         ("mine:no_module", "returned int, but must return a torch.nn.Module"),
     ],
 )
@@ -101,6 +120,8 @@ def test_what_cannot_be_made_is_explained(backbone: str, complaint: str) -> None
         ("too_wide", 8, r"makes \(2, 25\) of views \(2, 3, 8, 8\), but must make \(2, 24\)"),
         ("flat", 12, r"cannot take views of data\.image_size=12, .*mat1 and mat2"),
         ("of_two", 8, r"makes tuple of views"),
+        ("viewing", 8, r"cannot take views of data\.image_size=8, .*Use \.reshape"),
+        ("tied", 8, r"2\.weight and 3\.weight are one parameter, which a checkpoint cannot hold"),
     ],
 )
 def test_what_does_not_fit_is_said_before_the_training(function: str, size: int, complaint: str) -> None:
@@ -123,6 +144,11 @@ def test_its_batch_norm_is_over_the_global_batch() -> None:
     norms = [part for part in share_batch_statistics(encoder).modules() if isinstance(part, nn.BatchNorm2d)]
     assert not norms
     assert any(isinstance(part, GlobalBatchNorm) for part in encoder.modules())
+
+
+def test_a_file_is_no_module() -> None:
+    with pytest.raises(ValueError, match=r"'mine\.py:encoder' names a file: write the module, mine:encoder"):
+        load_config("digits", ["model.backbone=mine.py:encoder"])
 
 
 @pytest.mark.parametrize("backbone", ["resnet19", "mine", ":encoder", "my file:encoder", "a..b:c", "mine:a.b"])
