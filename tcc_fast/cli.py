@@ -51,7 +51,12 @@ def convert(
         typer.Option(help="Reduce images to this short side in pixels (and to 4:1, by cropping); 0 keeps their size."),
     ] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded anew.")] = 95,
-    labels: Annotated[str, typer.Option(help="auto, none, or folders (first folder of a path is its class).")] = "auto",
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="auto, none, folders (first folder of a path is its class), or partial (stl10: unlabelled images too)."
+        ),
+    ] = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
     max_rejected: Annotated[
         str | None,

@@ -162,8 +162,8 @@ def main() -> None:
     for data in options.data:
         by_kind = scores.setdefault(data.name, {})
         labels = open_dataset(data).labels()
-        if labels is None:
-            parser.error(f"{data}: has no labels to score with")
+        if labels is None or labels.min() < 0:
+            parser.error(f"{data}: has not a label for every image to score with")
         for seed in options.seeds:
             kinds, num_clusters = features_at_start(data, seed)
             for kind, features in kinds.items():

@@ -58,8 +58,8 @@ def main() -> None:
     options = parser.parse_args()
     dataset = open_dataset(options.data)
     labels = dataset.labels()
-    if labels is None:
-        parser.error(f"{options.data}: has no labels")
+    if labels is None or labels.min() < 0:
+        parser.error(f"{options.data}: has not a label for every image")
     grey = np.stack([dataset.decode(index).mean(2, dtype=np.float32) for index in range(len(dataset))])
     pixels = grey.reshape(len(grey), -1) / 255
     classes = len(np.unique(labels))

@@ -16,7 +16,7 @@ import PIL
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS
 from tcc_fast.datasets.encode import MAX_ASPECT, MAX_SHORT_SIDE, Recipe
 from tcc_fast.datasets.ffcv_import import import_ffcv
-from tcc_fast.datasets.manifest import Manifest
+from tcc_fast.datasets.manifest import UNLABELLED, Manifest
 from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.pool import default_workers, store_items
 from tcc_fast.datasets.progress import show_progress
@@ -43,6 +43,7 @@ class ConversionReport:
         psnr: what that cost: the peak signal-to-noise ratio in dB against the pixels that were encoded (after
             resizing), over all images encoded anew together. None when nothing was lost.
         num_cropped: how many were cropped at their centre, because they were longer than `encode.MAX_ASPECT`.
+        num_unlabelled: images that have no label, where others have one.
         seconds: wall time.
     """
 
@@ -56,6 +57,7 @@ class ConversionReport:
     num_encoded: int
     psnr: float | None
     num_cropped: int
+    num_unlabelled: int
     seconds: float
 
     @property
@@ -77,6 +79,8 @@ class ConversionReport:
         """A few lines for people."""
         classes = self.manifest.class_names
         kind = f"in {len(classes)} classes" if self.manifest.has_labels and classes else "without labels"
+        if self.num_unlabelled:
+            kind = f"{kind}, {self.num_unlabelled} of them without a label"
         lines = [
             f"{self.path}: {self.num_images} images {kind}, {_size(self.num_bytes)}, {self.seconds:.1f} s",
             self._files_line(),
@@ -138,7 +142,7 @@ def convert(
             default.
         quality: JPEG quality, 1..100, of images that are encoded anew.
         labels: "auto" finds classes where the source has them, "none" stores none, "folders" takes the first
-            folder of each path as the class (reader `folder` only).
+            folder of each path as the class (reader `folder` only), "partial" also takes unlabelled images (`stl10`).
         workers: processes; 0 or 1 works in this one. None: one a core, or none for small sets.
         max_rejected: how many images may be rejected: a count (int) or a share of all (float, 0..1).
             None: half of them, but none of a data set of the paper, unless it may be incomplete. Files of a folder
@@ -201,6 +205,7 @@ def convert(
         num_encoded=writer.totals.num_encoded,
         psnr=writer.totals.psnr,
         num_cropped=writer.totals.num_cropped,
+        num_unlabelled=writer.num_unlabelled,
         seconds=time.monotonic() - started,
     )
 
@@ -226,7 +231,8 @@ def _fill(
                 if isinstance(max_rejected, int) and writer.num_rejected > max_rejected:
                     break  # a limit in files is known to be broken at once, a share only at the end
             else:
-                writer.add(result, item.source, item.label if with_labels else None, item.split)
+                label = UNLABELLED if item.label is None else item.label
+                writer.add(result, item.source, label if with_labels else None, item.split)
             advance(writer.num_images + writer.num_rejected + writer.num_passed_over)
     seen = writer.num_images + writer.num_rejected
     limit = max_rejected if isinstance(max_rejected, int) else max_rejected * seen
@@ -258,6 +264,7 @@ def _about(name: str, reader: Reader, writer: DatasetWriter, rejected: Mapping[s
         **about,
         "counts": {
             "images": writer.num_images,
+            **({"unlabelled": writer.num_unlabelled} if writer.num_unlabelled else {}),
             "cropped": totals.num_cropped,
             "rejected": dict(sorted(rejected.items())),
             "skipped": dict(sorted(_skipped(reader, writer).items())),

@@ -1,6 +1,7 @@
 """folder: the images of a folder, at any depth, recognised by content.
 
-Splits: where only folders such as `train` and `test` hold images, each is a split.
+Splits: where only folders such as `train` and `test` hold images, each is a split. What lies directly in one has no
+label, also where others have.
 
 Classes: with labels "auto", if at least two sub-folders hold images and no image lies directly in the
 folder, the first folder of each path is the class; where there are splits, the first one below them. Files that are no
@@ -107,7 +108,7 @@ class FolderReader:
         for relative, payload in walk(self.src, self.skipped):
             empty = False
             split, label = self.layout.place(relative)
-            if self.layout.classes is not None and label is None and isinstance(payload, Path):
+            if self.layout.classes is not None and label is None and split is None and isinstance(payload, Path):
                 # No image was here when the classes were looked for.
                 payload = Rejected("in no class folder") if _starts_as_image(payload) else NOT_AN_IMAGE
             yield Item(_text(relative), payload, label, split)
@@ -133,10 +134,10 @@ def _find_layout(src: Path, labels: LabelMode) -> Layout:
     splits = tuple(tops)
     below, loose = _folders_with_images(src, depth=2)
     names = sorted({path.partition(b"/")[2] for path in below})
-    classes, note = _classes(src, labels, names, loose)
-    if labels == "auto" and classes is None and loose is not None and names:
-        labelled = escape_name(str(src / _text(below[0].partition(b"/")[0])))
-        note += f" To score by classes, convert a split that has them by itself, such as --src {labelled}."
+    partial = len(names) > 1 and loose is not None
+    classes, note = _classes(src, labels, names, None if partial else loose)
+    if classes and loose is not None:
+        note += f" Images that lie in no class folder, such as {escape_name(_text(loose))!r}, have none."
     return Layout(splits, classes, f"Splits: {', '.join(map(_text, splits))}. {note}")
 
 

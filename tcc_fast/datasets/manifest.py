@@ -13,6 +13,8 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "dataset.json"
 IMAGES_FILE = "images.csv"
 LABELS_FILE = "labels.csv"
+UNLABELLED = -1
+"""In `labels.csv`, where others have a label and this image has none."""
 REJECTED_FILE = "rejected.csv"
 FILES_FILE = "files.csv"
 BETON_FILE = "images.beton"

@@ -12,13 +12,13 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from tcc_fast.nearest import did_you_mean
 
-LabelMode = Literal["auto", "none", "folders"]
+LabelMode = Literal["auto", "none", "folders", "partial"]
 DEFAULT_MAX_REJECTED = 0.5
 """A run fails if more than this share of the source's images had to be rejected: then the source is not
 understood."""
@@ -179,10 +179,12 @@ def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks |
         if os.path.isdir(name):
             hint = f"; it is a folder: for the images in it, write `tcc-fast convert folder --src {shlex.quote(name)}`"
         raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(READERS)})")
-    if labels not in ("auto", "none", "folders"):
-        raise ValueError(f"labels is {labels!r}, but can be auto, none or folders")
+    if labels not in get_args(LabelMode):
+        raise ValueError(f"labels is {labels!r}, but can be {', '.join(get_args(LabelMode))}")
     if labels == "folders" and name != "folder":
         raise ValueError(f"labels 'folders' is for the folder reader; {name} has labels of its own")
+    if labels == "partial" and name != "stl10":
+        raise ValueError(f"labels 'partial' is for stl10, which has unlabelled images; leave it out for {name}")
     checks = checks or Checks()
     if (checks.md5 and name not in PAPER_SETS) or (checks.allow_incomplete and name not in (*PAPER_SETS, "glyphs")):
         raise ValueError(

@@ -1,7 +1,7 @@
 """stl10: the 13 000 labelled photographs of STL-10, 96x96 pixels in 10 classes: training, then test images.
 
-The 100 000 unlabelled images are passed over: MiCE trains on the 13 000 alone. CC, SPICE and ProPos also train on the
-unlabelled ones; which of the two TCC did is not known here.
+The 100 000 unlabelled images are passed over, unless labels are "partial": MiCE trains on the 13 000 alone. CC, SPICE
+and ProPos also train on the unlabelled ones; which of the two TCC did is not known here.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ SIDE = 96
 _PIXELS = 3 * SIDE * SIDE
 _BLOCK = 1 << 20
 SPLITS = ("train", "test")
+UNLABELLED = "unlabeled_X.bin"
+NUM_UNLABELLED = 100_000
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 MD5S = {
     "train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
     "train_y.bin": "5a34089d4802c674881badbb80307741",
     "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
     "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
+    UNLABELLED: "5242ba1fed5e4be9e1e742405eb56ca4",
 }
 OFFICIAL = Official(
     name="stl10",
@@ -72,36 +75,44 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
         places = {name.rpartition("/")[2]: name for name in members.names}
         if not any(name in places for name in MD5S):
             raise not_it(OFFICIAL, source, members.names)
-        missing = [name for name in MD5S if name not in places]
+        wanted = [name for name in MD5S if name != UNLABELLED or labels == "partial"]
+        missing = [name for name in wanted if name not in places]
         if missing:
             raise ValueError(f"{source}: {', '.join(missing)} is missing; {OFFICIAL.how_to_get}")
         _check_names(source, members, places)
         classes = {split: _labels(source, members, places, split) for split in SPLITS}
-        unlabelled = members.size(places["unlabeled_X.bin"]) // _PIXELS if "unlabeled_X.bin" in places else 0
+        unlabelled = members.size(places[UNLABELLED]) // _PIXELS if UNLABELLED in places else 0
         if source.is_file():
             verdict = check_md5(OFFICIAL, source, checks)
         else:
-            verdict = check_file_md5s({name: _md5(members, places[name]) for name in MD5S}, MD5S)
+            verdict = check_file_md5s({name: _md5(members, places[name]) for name in wanted}, MD5S)
     counts = {split: np.bincount(found, minlength=len(CLASSES)) for split, found in classes.items()}
-    deviations = check_counts(OFFICIAL, source, CLASSES, counts, checks)
+    known = []
+    if labels == "partial" and unlabelled != NUM_UNLABELLED:
+        known.append(f"unlabelled: {unlabelled} of {NUM_UNLABELLED} images")
+    deviations = check_counts(OFFICIAL, source, CLASSES, counts, checks, known)
 
     def items() -> Iterator[Item]:
         for split, found in classes.items():
             with members.open(places[f"{split}_X.bin"]) as stream:
                 for index, label in enumerate(found):
                     yield Item(f"{split}_X/{index:05d}", _image(stream), int(label), split)
+        if labels == "partial":
+            with members.open(places[UNLABELLED]) as stream:
+                for index in range(unlabelled):
+                    yield Item(f"unlabeled_X/{index:05d}", _image(stream), None, "unlabelled")
 
     return OfficialReader(
         OFFICIAL,
         source,
         CLASSES,
         items,
-        sum(map(len, classes.values())),
+        sum(map(len, classes.values())) + (unlabelled if labels == "partial" else 0),
         deviations,
         verdict,
         checks,
         lossless=True,
-        skipped={"unlabelled": unlabelled} if unlabelled else {},
+        skipped={"unlabelled": unlabelled} if unlabelled and labels != "partial" else {},
     )
 
 

@@ -13,7 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import JpegImagePlugin, PngImagePlugin
 
-from tcc_fast.datasets.manifest import FILES_FILE, IMAGES_FILE, LABELS_FILE, Manifest, read_manifest
+from tcc_fast.datasets.manifest import (
+    FILES_FILE,
+    IMAGES_FILE,
+    LABELS_FILE,
+    UNLABELLED,
+    Manifest,
+    read_manifest,
+)
 from tcc_fast.datasets.names import escape_name, unescape_name
 
 AUTO_VERIFY_BYTES = 2 << 30
@@ -115,7 +122,8 @@ class Dataset:
         return list(self._names())
 
     def labels(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-        """FOR EVALUATION ONLY: (N,) int64 class indices, or None when the data set has none.
+        """FOR EVALUATION ONLY: (N,) int64 class indices, `UNLABELLED` where an image has none, or None when no image of
+        the data set has one.
 
         Nothing else opens `labels.csv`, verification at opening included: its sha256 is checked here.
 
@@ -132,7 +140,7 @@ class Dataset:
         except ValueError as error:
             raise ValueError(f"{path}: a label is not a whole number ({error})") from None
         names = self.manifest.class_names
-        if labels.min() < 0 or (names is not None and labels.max() >= len(names)):
+        if labels.min() < UNLABELLED or (names is not None and labels.max() >= len(names)):
             raise ValueError(f"{path}: a label is outside the {len(names or ())} classes; convert the data set again")
         return labels
 

@@ -29,6 +29,7 @@ from tcc_fast.datasets.manifest import (
     LABELS_FILE,
     MANIFEST_FILE,
     REJECTED_FILE,
+    UNLABELLED,
     FileEntry,
     Geometry,
     Manifest,
@@ -107,6 +108,7 @@ class DatasetWriter:
         self.num_images = 0
         self.num_rejected = 0
         self.num_passed_over = 0
+        self.num_unlabelled = 0
         self.totals = Totals()
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
@@ -134,8 +136,8 @@ class DatasetWriter:
         self._place.leave()
 
     def add(self, image: Stored, source: str, label: int | None, split: str | None = None) -> int:
-        """Append one image; returns its index. Either every image has a label, or none has; the images of
-        a split come one after the other.
+        """Append one image; returns its index. Either every image has a label, which may be `UNLABELLED`, or none has;
+        the images of a split come one after the other.
 
         Raises:
             ValueError: the image cannot go into the beton that was asked for.
@@ -160,6 +162,7 @@ class DatasetWriter:
         self._text(IMAGES_FILE).write_row(index, image.width, image.height, escape_name(source))
         if label is not None:
             self._text(LABELS_FILE).write_row(index, label)
+            self.num_unlabelled += label == UNLABELLED
         self.totals.add(image)
         self.num_images += 1
         return index

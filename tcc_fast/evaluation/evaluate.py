@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from tcc_fast.computing import cpu_threads, view_dtype
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
+from tcc_fast.datasets.manifest import UNLABELLED
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.label_free import label_free_scores, view_agreement
 from tcc_fast.evaluation.metrics import Scores, majority_accuracy, score
@@ -48,6 +49,8 @@ class Evaluation:
     dataset: str
     split: str
     n: int
+    n_labelled: int
+    """How many of them have a label: scores, baselines and the probe are of these, all else is of all."""
     image_size: int
     precision: str
     """What was computed in, `bf16` or `fp32`: that of the training, if its checkpoint says it."""
@@ -88,6 +91,7 @@ class Evaluation:
             **(self.scores or NO_SCORES),
             "acc_majority": self.acc_majority,
             "n": self.n,
+            "n_labelled": self.n_labelled,
             "num_clusters": self.num_clusters,
             "num_classes": self.num_classes,
             "clusters_used": self.clusters_used,
@@ -150,8 +154,12 @@ def evaluate(
         "--spectral-features": "spectral_features" in baselines,
         "--confusion": confusion,
     }
-    if all_labels is None and (asked := [option for option, wanted in labelled.items() if wanted]):
-        raise ValueError(f"{dataset.path} has no labels, without which there is no {' or '.join(asked)}: leave it out")
+    labels = all_labels[indices.start : indices.stop] if all_labels is not None else np.full(len(indices), UNLABELLED)
+    rated = np.flatnonzero(labels != UNLABELLED)  # what scores are of
+    labels = labels[rated]
+    if not len(rated) and (asked := [option for option, wanted in labelled.items() if wanted]):
+        which = dataset.path if all_labels is None else f"split {trained.split} of {dataset.path}"
+        raise ValueError(f"{which} has no labels, without which there is no {' or '.join(asked)}: leave it out")
     image_size = config.data.image_size
     features, assignment = trained.embed(batch_size)
     predictions = assignment.argmax(dim=1).numpy()
@@ -161,18 +169,21 @@ def evaluate(
             lambda: _agreement(trained.model, dataset, config, trained.device, trained.bf16)
         )
     num_clusters = assignment.shape[1]
-    labels = None if all_labels is None else all_labels[indices.start : indices.stop]
+    seen, found = features[torch.from_numpy(rated)], predictions[rated]
     is_main, threads = rank() == 0, cpu_threads(trained.device)
 
     def baseline(name: str) -> Scores | None:
-        if labels is None or not is_main:
+        if not len(rated) or not is_main:
             return None
         if name == "spectral_features":
-            return score(labels, _spectral(features, num_clusters, config, threads))
-        points = features.numpy() if name == "kmeans_features" else _pixels(dataset, indices, image_size)
+            return score(labels, _spectral(seen, num_clusters, config, threads))
+        if name == "kmeans_pixels":
+            points = _pixels(dataset, [indices[place] for place in rated], image_size)
+        else:
+            points = seen.numpy()
         with threadpool_limits(threads):
-            found = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
-        return score(labels, found)
+            clusters = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
+        return score(labels, clusters)
 
     names = dataset.manifest.class_names
     return Evaluation(
@@ -182,22 +193,23 @@ def evaluate(
         dataset=dataset.manifest.name,
         split=trained.split,
         n=len(indices),
+        n_labelled=len(rated),
         image_size=image_size,
         precision="bf16" if trained.bf16 else "fp32",
         num_clusters=num_clusters,
         num_classes=len(names) if names else None,
         cluster_sizes=np.bincount(predictions, minlength=num_clusters).tolist(),
-        scores=None if labels is None else score(labels, predictions),
-        acc_majority=None if labels is None else majority_accuracy(labels, predictions),
+        scores=score(labels, found) if len(rated) else None,
+        acc_majority=majority_accuracy(labels, found) if len(rated) else None,
         same_data=trained.same_data,
         same_images=trained.same_images,
         trained_split=config.data.split,
         baselines={name: baseline(name) for name in baselines},
-        linear_probe=_linear_probe(features.numpy(), labels, threads) if linear_probe and is_main else None,
+        linear_probe=_linear_probe(seen.numpy(), labels, threads) if linear_probe and is_main else None,
         label_free=label_free,
         class_names=names or (),
         title=dataset.title,
-        confusion=_confusion(predictions, labels, num_clusters, names) if confusion and labels is not None else None,
+        confusion=_confusion(found, labels, num_clusters, names) if confusion else None,
     )
 
 
@@ -219,14 +231,13 @@ def _spectral(features: torch.Tensor, num_clusters: int, config: Config, threads
     return (normalize(features, dim=1) @ normalize(centres, dim=1).T).argmax(dim=1).numpy()
 
 
-def _pixels(dataset: Dataset, indices: range, image_size: int) -> np.ndarray:
-    """Stored pixels of every image as one row, float32 (n, 3 H W)."""
+def _pixels(dataset: Dataset, indices: list[int], image_size: int) -> np.ndarray:
+    """Stored pixels of these images, each as one row, float32 (n, 3 H W)."""
     images = decode(dataset, indices, common_geometry(dataset, image_size))
     return images.flatten(1).numpy().astype(np.float32)
 
 
-def _linear_probe(features: np.ndarray, labels: np.ndarray | None, threads: int | None) -> float:
-    assert labels is not None, "looked for before the work"
+def _linear_probe(features: np.ndarray, labels: np.ndarray, threads: int | None) -> float:
     present = np.bincount(labels)
     if (present > 0).sum() < 2 or present[present > 0].min() < PROBE_FOLDS:
         raise ValueError(

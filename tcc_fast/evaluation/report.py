@@ -35,7 +35,7 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
         markup=False,
     )
     if result.scores is None:
-        sentence = "The data set has no labels, so there is nothing to score against; the clusters' sizes:"
+        sentence = "These images have no labels, so there is nothing to score against; the clusters' sizes:"
         console.print(sentence, soft_wrap=True)
     else:
         console.print(_table(result))
@@ -92,6 +92,8 @@ def _cautions(result: Evaluation) -> Iterable[str]:
     else:
         seen = "another data set than the one it was trained on"
     yield f"in percent, measured on {seen}; ACC is the best one-to-one match of clusters to classes"
+    if result.n_labelled < result.n:
+        yield f"scores are of the {result.n_labelled:,} images that have a label"
     if result.num_classes != result.num_clusters:
         yield (
             f"K is {result.num_clusters} and there are {result.num_classes} classes: "
@@ -100,8 +102,8 @@ def _cautions(result: Evaluation) -> Iterable[str]:
     known = published(result.dataset)
     if known is not None:
         differing = []
-        if (result.n, result.num_classes) != (known.images, known.classes):
-            differing.append(f"{result.n:,} images here, {known.images:,} there")
+        if (result.n_labelled, result.num_classes) != (known.images, known.classes):
+            differing.append(f"{result.n_labelled:,} images here, {known.images:,} there")
         if result.image_size != known.image_size:
             differing.append(f"{result.image_size} px here, {known.image_size} px there")
         what = f" Not the same task: {'; '.join(differing)}." if differing else ""

@@ -141,7 +141,7 @@ class Stl10:
         sizes = {"train": train, "test": test}
         self.images = {key: rng.integers(0, 256, (n, 96, 96, 3), dtype=np.uint8) for key, n in sizes.items()}
         self.labels = {key: rng.permutation(n) % 10 for key, n in sizes.items()}
-        self.unlabelled = bytes(unlabelled * 27648)
+        self.unlabelled = rng.integers(0, 256, (unlabelled, 96, 96, 3), dtype=np.uint8)
 
     def pixels(self) -> np.ndarray:
         return np.concatenate([self.images["train"], self.images["test"]])
@@ -155,7 +155,7 @@ class Stl10:
             # Channel by channel, each column by column.
             files[f"{key}_X.bin"] = self.images[key].transpose(0, 3, 2, 1).tobytes()
             files[f"{key}_y.bin"] = (self.labels[key] + 1).astype(np.uint8).tobytes()
-        files["unlabeled_X.bin"] = self.unlabelled
+        files["unlabeled_X.bin"] = self.unlabelled.transpose(0, 3, 2, 1).tobytes()
         files["class_names.txt"] = ("\n".join(STL10_CLASSES) + "\n").encode()
         files["fold_indices.txt"] = b"0 1 2\n"
         return {f"stl10_binary/{name}": data for name, data in files.items()}

@@ -265,10 +265,19 @@ def test_splits_without_labels(tmp_path: Path, png: bytes, names: list[str], lab
 def test_a_split_without_classes_beside_one_that_has_them(other: str, tmp_path: Path, png: bytes) -> None:
     """Whether it comes before or after."""
     for name in ("train/cat/1.png", "train/dog/1.png", f"{other}/1.png", f"{other}/2.png"):
-        put(tmp_path / name, png)
-    (note,) = open_reader(tmp_path, "auto", Checks()).notes
-    assert f"Labels: none, since '{other}/1.png' lies in no sub-folder." in note
-    assert note.endswith(f"such as --src {tmp_path}/train.")
+        put(tmp_path / "raw" / name, png)
+    reader = open_reader(tmp_path / "raw", "auto", Checks())
+    (note,) = reader.notes
+    assert "Labels: 2 classes, named by sub-folder: cat, dog. Images that lie in no class folder, such as" in note
+    assert {item.source: item.label for item in reader if item.split == other} == {
+        f"{other}/1.png": None,
+        f"{other}/2.png": None,
+    }
+    report = convert("folder", tmp_path / "set", tmp_path / "raw", progress=False)
+    assert "4 images in 2 classes, 2 of them without a label" in report.summary()
+    labels = open_dataset(tmp_path / "set").labels()
+    assert labels is not None
+    assert sorted(labels.tolist()) == [-1, -1, 0, 1]
 
 
 def test_one_other_folder_and_none_is_a_split(tmp_path: Path, png: bytes) -> None:

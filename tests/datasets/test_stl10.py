@@ -40,6 +40,32 @@ def test_every_form_gives_images_labels_and_order(tmp_path: Path, form: str) -> 
     assert dataset.sources()[19:21] == ["train_X/00019", "test_X/00000"]
 
 
+@pytest.mark.parametrize("form", ["archive", "folder"])
+def test_the_unlabelled_images_come_last_when_asked_for(tmp_path: Path, form: str) -> None:
+    made = Stl10()
+    if form == "archive":
+        src = write_tar_gz(tmp_path / "stl10_binary.tar.gz", made.files())
+    else:
+        src = write_folder(tmp_path / "raw", made.files())
+    report = convert("stl10", tmp_path / "out", src, labels="partial", workers=1, allow_incomplete=True)
+    assert report.manifest.splits == {"train": (0, 20), "test": (20, 50), "unlabelled": (50, 53), "all": (0, 53)}
+    assert (report.skipped, report.num_unlabelled) == ({}, 3)
+    assert "unlabelled: 3 of 100000 images" in report.notes[0]
+    dataset = open_dataset(report.path)
+    labels = dataset.labels()
+    assert labels is not None
+    assert labels.tolist() == [*made.all_labels(), -1, -1, -1]
+    assert (np.stack([dataset.decode(index) for index in range(50, 53)]) == made.unlabelled).all()
+    assert dataset.sources()[50] == "unlabeled_X/00000"
+
+
+def test_unlabelled_images_that_are_asked_for_must_be_there(tmp_path: Path) -> None:
+    src = write_tar_gz(tmp_path / "s.tgz", without(Stl10().files(), ["unlabeled_X.bin"]))
+    with pytest.raises(ValueError, match=r"unlabeled_X\.bin is missing"):
+        convert("stl10", tmp_path / "out", src, labels="partial", workers=1, allow_incomplete=True)
+    assert convert("stl10", tmp_path / "out", src, workers=1, allow_incomplete=True).num_images == 50
+
+
 def test_the_file_is_column_by_column() -> None:
     made = Stl10()
     image = made.images["train"][0]

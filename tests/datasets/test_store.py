@@ -176,7 +176,7 @@ def test_labels_are_opened_by_labels_alone(copy: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("10", "outside the 10 classes"), ("-1", "outside the 10 classes"), ("x", "not a whole number")],
+    [("10", "outside the 10 classes"), ("-2", "outside the 10 classes"), ("x", "not a whole number")],
 )
 def test_impossible_labels(copy: Path, text: str, message: str) -> None:
     lines = (copy / "labels.csv").read_text().splitlines()

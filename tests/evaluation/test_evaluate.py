@@ -18,7 +18,8 @@ from rich.console import Console
 from sklearn.cluster import KMeans
 
 from tcc_fast.config import load_config
-from tcc_fast.datasets import convert, open_dataset
+from tcc_fast.datasets import Dataset, convert, open_dataset
+from tcc_fast.datasets.manifest import UNLABELLED
 from tcc_fast.evaluation import evaluate as evaluating
 from tcc_fast.evaluation import trained
 from tcc_fast.evaluation.embed import embed
@@ -165,6 +166,34 @@ def test_spectral_clusters_are_what_pi_says_after_a_spectral_start(run: Path) ->
     found = opened.embed()[1].argmax(dim=1).numpy()
     assert result.baselines == {"spectral_features": score(labels, found)}
     assert result.scores != score(labels, found)
+
+
+def test_scores_are_of_the_images_that_have_a_label(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_trained(run)
+    labels = opened.dataset.labels()
+    assert labels is not None
+    features, assignment = opened.embed()
+    found = assignment.argmax(dim=1).numpy()
+    labels[labels == 3] = labels[::7] = UNLABELLED
+    known = labels != UNLABELLED
+    monkeypatch.setattr(Dataset, "labels", lambda self: labels.copy())
+    result = evaluate(run, baselines=("kmeans_features", "kmeans_pixels"), confusion=True)
+    assert (result.n, result.n_labelled, sum(result.cluster_sizes)) == (1797, known.sum(), 1797)
+    assert result.scores == score(labels[known], found[known])
+    seed = opened.state.config.seed
+    clusters = KMeans(result.num_clusters, n_init=10, random_state=seed).fit_predict(features.numpy()[known])
+    assert result.baselines["kmeans_features"] == score(labels[known], clusters)
+    assert result.baselines["kmeans_pixels"] is not None
+    assert result.confusion is not None
+    assert result.confusion.sum(axis=0).tolist() == np.bincount(labels[known], minlength=10).tolist()
+    stream = io.StringIO()
+    show_evaluation(result, Console(file=stream, width=100))
+    assert f"scores are of the {known.sum():,} images that have a label" in stream.getvalue()
+
+    labels[:] = UNLABELLED
+    assert evaluate(run).scores is None
+    with pytest.raises(ValueError, match=r"split all of .* has no labels, without which there is no --confusion"):
+        evaluate(run, confusion=True)
 
 
 def test_baselines_and_the_probe_are_the_main_ranks_work(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
