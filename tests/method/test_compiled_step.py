@@ -363,7 +363,7 @@ def test_one_run_after_the_other_compiles_nothing_anew(monkeypatch: pytest.Monke
     with fresh_accelerate():
         accelerator = Accelerator(cpu=True, mixed_precision="bf16")
         for _ in range(3):
-            _, step = _build_training(settings, accelerator, "on", START)
+            _, step = _build_training(settings, accelerator, TCC(settings.model, settings.loss), "on", START)
             some = batch(0)
             step(Batch(some.view_1.float(), some.view_2.float(), some.index), 0)
             counts.append(counter.frame_count)
