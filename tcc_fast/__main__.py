@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import warnings
@@ -20,6 +21,8 @@ def main() -> None:
     A run that was stopped, which then has written a checkpoint, exits with one of
     `tcc_fast.runs.preemption.EXIT_CODES`."""
     warnings.formatwarning = _format_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where π cannot be written, its number is
     code = _run()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # At once: a thread of gloo that still held a tensor would abort a process that Python is about to leave.

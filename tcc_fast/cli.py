@@ -128,6 +128,8 @@ def train(
     from tcc_fast.run_folder import plan_run, point_latest_at
     from tcc_fast.train import train as train_run
 
+    if resume is not None and resume.startswith("-"):  # the next option, where a run was left out
+        raise ValueError("--resume wants to know which run: --resume latest, --resume RUN, or --resume auto with --out")
     plan = plan_run(config, data, out, resume, overrides or [])
     if seeds is not None:
         from tcc_fast.seeds import parse_seeds, refuse_a_single_one, train_seeds

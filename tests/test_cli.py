@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -167,6 +168,18 @@ def test_a_file_that_cannot_be_made_is_named_in_words(
     with pytest.raises(SystemExit):
         __main__.main()
     assert capsys.readouterr().err == "tcc-fast: sorted/new\\u000aline: Operation not permitted\n"
+
+
+def test_a_run_that_was_left_out_is_asked_for(home: Path) -> None:
+    with pytest.raises(ValueError, match="--resume wants to know which run: --resume latest"):
+        type_in("train", "--resume", "--out", "runs/one")
+
+
+def test_what_the_terminal_cannot_write_is_written_in_ascii(home: Path) -> None:
+    type_in("train", *SETTINGS, "--out", "runs/one")
+    command = [sys.executable, "-m", "tcc_fast", "eval", "--ckpt", "runs/one", "--no-kmeans-features"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert b"TCC (argmax \\u03c0), best one-to-one match" in done.stdout
 
 
 def test_a_run_to_assign_is_named_once_in_either_way(home: Path) -> None:
