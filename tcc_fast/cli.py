@@ -54,7 +54,8 @@ def convert(
     labels: Annotated[
         str,
         typer.Option(
-            help="auto, none, folders (first folder of a path is its class), or partial (stl10: unlabelled images too)."
+            help="auto, none, folders or partial. folders: the first of a path is its class; partial: the unlabelled "
+            "images of stl10, too."
         ),
     ] = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,

@@ -8,6 +8,7 @@ its departures from these defaults, each with its reason.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -24,10 +25,16 @@ def _on_off(value: Any) -> Any:
     return words.get(value, value) if isinstance(value, bool | str) else value
 
 
+def _as_typed(value: Any) -> Any:
+    """A name that YAML reads as a number or a date."""
+    return str(value) if isinstance(value, int | date) and not isinstance(value, bool) else value
+
+
 def _named_or_own(value: str) -> str:
     module, sign, function = value.partition(":")
     if module.endswith(".py"):
-        raise ValueError(f"{value!r} names a file: write the module, {module.removesuffix('.py')}:{function}")
+        name = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(f"{value!r} names a file: write the module, {name}:{function or 'FUNCTION'}")
     if value in BACKBONES or (sign and function.isidentifier() and all(map(str.isidentifier, module.split(".")))):
         return value
     hint = did_you_mean(value, BACKBONES)
@@ -255,7 +262,7 @@ class TrainConfig(Section):
     """Epochs between checkpoints; the last epoch always writes one."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints to keep."""
-    init: str | None = None
+    init: Annotated[str | None, BeforeValidator(_as_typed)] = None
     """A run or checkpoint of the same network whose weights are the first ones; empty: they are drawn. Addition."""
     tensorboard: bool = False
     """Also log to TensorBoard, through Accelerate's tracker (needs the extra `tensorboard`)."""

@@ -76,6 +76,11 @@ def test_a_config_survives_writing_and_reading() -> None:
     assert config_from_tree(config.model_dump(mode="json")) == config
 
 
+@pytest.mark.parametrize("name", ["20261128", "2026-11-28", "runs/a"])
+def test_a_run_may_be_called_by_a_number_or_a_date(name: str) -> None:
+    assert load_config("digits", [f"train.init={name}"]).train.init == name
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

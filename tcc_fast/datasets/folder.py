@@ -169,21 +169,20 @@ def _classes(
 
 def _folders_with_images(src: Path, depth: int) -> tuple[list[bytes], bytes | None]:
     """The folders of this depth that hold an image, at once or further below, sorted; and the first image that lies in
-    none of them, beside which no more is looked for."""
+    none of them."""
     found: set[bytes] = set()
-    done: set[bytes] = set()
     loose = None
-    for relative, payload in walk(src, Counter(), done=done):
-        if not isinstance(payload, Path) or not _starts_as_image(payload):
-            continue
+    for relative, payload in walk(src, Counter(), done=found):
         folders = relative.split(b"/")[:-1]
-        if len(folders) >= depth:
+        is_loose = len(folders) < depth
+        if (is_loose and loose) or not isinstance(payload, Path) or not _starts_as_image(payload):
+            continue
+        if not is_loose:
             found.add(b"/".join(folders[:depth]))
-        else:
-            loose = loose or relative
-            if not folders:
-                break
-        done.add(b"/".join(folders[:depth]))
+            continue
+        loose = relative
+        if depth == 1:
+            break  # the folders are no classes
     return sorted(found), loose
 
 

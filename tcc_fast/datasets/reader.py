@@ -180,7 +180,7 @@ def open_reader(name: str, src: Path | None, labels: LabelMode, checks: Checks |
             hint = f"; it is a folder: for the images in it, write `tcc-fast convert folder --src {shlex.quote(name)}`"
         raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(READERS)})")
     if labels not in get_args(LabelMode):
-        raise ValueError(f"labels is {labels!r}, but can be {', '.join(get_args(LabelMode))}")
+        raise ValueError(f"labels is {labels!r}, but can be auto, none, folders or partial")
     if labels == "folders" and name != "folder":
         raise ValueError(f"labels 'folders' is for the folder reader; {name} has labels of its own")
     if labels == "partial" and name != "stl10":

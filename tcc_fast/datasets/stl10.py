@@ -102,7 +102,7 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
                 for index in range(unlabelled):
                     yield Item(f"unlabeled_X/{index:05d}", _image(stream), None, "unlabelled")
 
-    return OfficialReader(
+    reader = OfficialReader(
         OFFICIAL,
         source,
         CLASSES,
@@ -114,6 +114,9 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
         lossless=True,
         skipped={"unlabelled": unlabelled} if unlabelled and labels != "partial" else {},
     )
+    if labels == "partial":
+        reader.about = {**reader.about, "description": f"{reader.about['description']} Then the unlabelled images."}
+    return reader
 
 
 def _image(stream: IO[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -122,8 +122,8 @@ class Dataset:
         return list(self._names())
 
     def labels(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-        """FOR EVALUATION ONLY: (N,) int64 class indices, `UNLABELLED` where an image has none, or None when no image of
-        the data set has one.
+        """FOR EVALUATION ONLY: (N,) int64 class indices, `UNLABELLED` where an image has none, or None when the
+        data set has none.
 
         Nothing else opens `labels.csv`, verification at opening included: its sha256 is checked here.
 

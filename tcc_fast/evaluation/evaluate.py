@@ -50,7 +50,7 @@ class Evaluation:
     split: str
     n: int
     n_labelled: int
-    """How many of them have a label: scores, baselines and the probe are of these, all else is of all."""
+    """How many of them have a label: all that needs labels is of these, all else is of all."""
     image_size: int
     precision: str
     """What was computed in, `bf16` or `fp32`: that of the training, if its checkpoint says it."""
@@ -67,7 +67,7 @@ class Evaluation:
     trained_split: str
     """Which split of its data set the model was trained on."""
     baselines: dict[str, Scores | None] = field(default_factory=dict)
-    """Those that were asked for, by name, as in `BASELINES`."""
+    """Those that were asked for, by name, as in `BASELINES`; None without labels, or of fewer images than clusters."""
     linear_probe: float | None = None
     """Accuracy of a linear classifier on f, mean over five folds; uses labels."""
     label_free: dict[str, float] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Evaluation:
     title: str = ""
     """What the data set is called on screen."""
     confusion: np.ndarray | None = None
-    """(K, classes) images of each cluster and class, if asked for."""
+    """(K, classes) images of each cluster and class, of those that have a label, if asked for."""
 
     @property
     def clusters_used(self) -> int:
@@ -169,21 +169,21 @@ def evaluate(
             lambda: _agreement(trained.model, dataset, config, trained.device, trained.bf16)
         )
     num_clusters = assignment.shape[1]
-    seen, found = features[torch.from_numpy(rated)], predictions[rated]
+    found = predictions[rated]
     is_main, threads = rank() == 0, cpu_threads(trained.device)
 
     def baseline(name: str) -> Scores | None:
         if not len(rated) or not is_main:
             return None
-        if name == "spectral_features":
-            return score(labels, _spectral(seen, num_clusters, config, threads))
-        if name == "kmeans_pixels":
-            points = _pixels(dataset, [indices[place] for place in rated], image_size)
-        else:
-            points = seen.numpy()
-        with threadpool_limits(threads):
-            clusters = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=config.seed).fit_predict(points)
-        return score(labels, clusters)
+        of_pixels = name == "kmeans_pixels"
+        if (len(rated) if of_pixels else len(features)) < num_clusters:
+            return None
+        if of_pixels:  # of those that are scored: the pixels of all may not fit into memory
+            pixels = _pixels(dataset, [indices[place] for place in rated], image_size)
+            return score(labels, _kmeans(pixels, num_clusters, config.seed, threads))
+        if name == "kmeans_features":
+            return score(labels, _kmeans(features.numpy(), num_clusters, config.seed, threads)[rated])
+        return score(labels, _spectral(features, num_clusters, config, threads)[rated])
 
     names = dataset.manifest.class_names
     return Evaluation(
@@ -205,7 +205,7 @@ def evaluate(
         same_images=trained.same_images,
         trained_split=config.data.split,
         baselines={name: baseline(name) for name in baselines},
-        linear_probe=_linear_probe(seen.numpy(), labels, threads) if linear_probe and is_main else None,
+        linear_probe=_linear_probe(features.numpy()[rated], labels, threads) if linear_probe and is_main else None,
         label_free=label_free,
         class_names=names or (),
         title=dataset.title,
@@ -221,6 +221,13 @@ def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.devic
         return view_agreement(model, pipeline, bf16)
     finally:
         pipeline.close()
+
+
+def _kmeans(points: np.ndarray, num_clusters: int, seed: int, threads: int | None) -> np.ndarray:
+    """Clusters of points, (n, d), as (n,)."""
+    with threadpool_limits(threads):
+        found: np.ndarray = KMeans(num_clusters, n_init=KMEANS_RESTARTS, random_state=seed).fit_predict(points)
+    return found
 
 
 def _spectral(features: torch.Tensor, num_clusters: int, config: Config, threads: int | None) -> np.ndarray:

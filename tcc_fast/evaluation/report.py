@@ -92,8 +92,8 @@ def _cautions(result: Evaluation) -> Iterable[str]:
     else:
         seen = "another data set than the one it was trained on"
     yield f"in percent, measured on {seen}; ACC is the best one-to-one match of clusters to classes"
-    if result.n_labelled < result.n:
-        yield f"scores are of the {result.n_labelled:,} images that have a label"
+    if partly := _partly(result):
+        yield partly
     if result.num_classes != result.num_clusters:
         yield (
             f"K is {result.num_clusters} and there are {result.num_classes} classes: "
@@ -112,11 +112,17 @@ def _cautions(result: Evaluation) -> Iterable[str]:
         yield f"{origin}; this is one seed ({result.seed}).{what}{caution}"
 
 
+def _partly(result: Evaluation) -> str | None:
+    """Of how many images the scores are, if not of all."""
+    known = 0 < result.n_labelled < result.n
+    return f"scores are of the {result.n_labelled:,} images that have a label" if known else None
+
+
 def _percent(scores: Scores) -> tuple[str, ...]:
     return tuple(f"{100 * scores[name]:.1f}" for name in METRICS)  # type: ignore[literal-required]
 
 
-COMMON = ("dataset", "split", "n", "num_clusters", "num_classes")
+COMMON = ("dataset", "split", "n", "n_labelled", "num_clusters", "num_classes")
 """What the same images and the same K have in common."""
 
 
@@ -128,7 +134,7 @@ def summarise(results: list[Evaluation]) -> dict[str, Any]:
     """
     if len(results) > 1 and are_of_one_run(result.checkpoint for result in results):
         raise ValueError("these are moments of one run, whose mean and deviation would say nothing of others")
-    if len({(result.dataset, result.split, result.n) for result in results}) > 1:
+    if len({(result.dataset, result.split, result.n, result.n_labelled) for result in results}) > 1:
         raise ValueError(
             "these checkpoints were evaluated on different images: give --data to use one data set for all"
         )
@@ -160,6 +166,8 @@ def show_summary(results: list[Evaluation], console: Console) -> None:
         table.add_row("  mean minus the paper", *_gap(summary, known.tcc))
     console.print(table)
     console.print(f"mean and sample standard deviation over {len(results)} runs")
+    if partly := _partly(results[0]):
+        console.print(partly)
 
 
 def course(results: list[Evaluation]) -> dict[str, Any]:
@@ -177,8 +185,9 @@ def show_course(results: list[Evaluation], console: Console) -> None:
         cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         console.print("  ".join(cells), soft_wrap=True, markup=False)
     first = results[0]
-    what = f"{first.title}: {first.n:,} images, split {first.split}, seed {first.seed}"
-    console.print(what + ("; scores in percent" if first.scores else ""), soft_wrap=True, markup=False)
+    scores = f"; {_partly(first) or 'scores'}, in percent" if first.scores else ""
+    what = f"{first.title}: {first.n:,} images, split {first.split}, seed {first.seed}{scores}"
+    console.print(what, soft_wrap=True, markup=False)
     beside = [f"{short}: ACC of {BASELINE_NAMES[name]}" for name, short in SHORT_NAMES.items() if short in lines[0]]
     if beside:
         console.print("; ".join(beside), soft_wrap=True)

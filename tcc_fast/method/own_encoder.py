@@ -77,15 +77,15 @@ def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> N
     """Run it once as it will be run, in evaluation mode.
 
     Raises:
-        ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d), or has a parameter under two
-            names, of which a checkpoint in safetensors knows one.
+        ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d), or has a tensor under two names,
+            of which a checkpoint in safetensors knows one.
     """
     names: dict[int, str] = {}
-    for name, parameter in encoder.named_parameters(remove_duplicate=False):
-        if (other := names.setdefault(id(parameter), name)) != name:
+    for name, tensor in encoder.state_dict().items():
+        if tensor.numel() and (other := names.setdefault(tensor.untyped_storage().data_ptr(), name)) != name:
             raise ValueError(
-                f"model.backbone={config.backbone}: {other} and {name} are one parameter, which a checkpoint cannot "
-                "hold: register it once"
+                f"model.backbone={config.backbone}: {other} and {name} are one tensor, which a checkpoint cannot hold: "
+                "register it once"
             )
     training = encoder.training
     views = torch.zeros(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)

@@ -21,8 +21,9 @@ def find_init(init: str) -> Path:
     Raises:
         ValueError: there is none, or it is `latest`, which will be the run that begins.
     """
-    if init == "latest":
-        raise ValueError(f"train.init=latest would soon mean the new run itself: write train.init={path_of(init)}")
+    place, latest = Path(init).absolute(), Path("runs/latest").absolute()
+    if init == "latest" or latest in (place, *place.parents):
+        raise ValueError(f"train.init={init} would soon mean the new run itself: write train.init={path_of('latest')}")
     return find_checkpoint(init)
 
 

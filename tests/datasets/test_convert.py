@@ -236,7 +236,7 @@ def test_default_destination(tmp_path: Path, photos: Path, monkeypatch: pytest.M
         ({"name": "photos"}, r"unknown data set 'photos' \(known: "),
         ({"name": "digits", "src": "."}, "takes no source"),
         ({"name": "digits", "labels": "folders"}, "for the folder reader"),
-        ({"name": "digits", "labels": "some"}, "auto, none, folders, partial"),
+        ({"name": "digits", "labels": "some"}, "auto, none, folders or partial"),
         ({"name": "digits", "short_side": 4}, "leave --short-side out"),
         ({"name": "folder"}, "--src FOLDER"),
         ({"name": "digits", "quality": 0}, "quality is 0"),

@@ -261,6 +261,16 @@ def test_splits_without_labels(tmp_path: Path, png: bytes, names: list[str], lab
     assert [item.split for item in reader] == sorted(name.partition("/")[0] for name in names)
 
 
+@pytest.mark.parametrize("stray", ["train/0.png", "train/montage.png", "train/zz.png", "test/0.png"])
+def test_an_image_beside_class_folders_hides_none_of_them(stray: str, tmp_path: Path, png: bytes) -> None:
+    for name in ("train/bird/1.png", "train/cat/1.png", "train/zebra/1.png", "test/yak/1.png", stray):
+        put(tmp_path / name, png)
+    reader = open_reader(tmp_path, "auto", Checks())
+    assert reader.class_names == ("bird", "cat", "yak", "zebra")
+    assert {item.source for item in reader if item.label is None} == {stray}
+    assert f"such as '{stray}', have none" in reader.notes[0]
+
+
 @pytest.mark.parametrize("other", ["val", "test"])
 def test_a_split_without_classes_beside_one_that_has_them(other: str, tmp_path: Path, png: bytes) -> None:
     """Whether it comes before or after."""

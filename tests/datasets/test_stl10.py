@@ -57,6 +57,7 @@ def test_the_unlabelled_images_come_last_when_asked_for(tmp_path: Path, form: st
     assert labels.tolist() == [*made.all_labels(), -1, -1, -1]
     assert (np.stack([dataset.decode(index) for index in range(50, 53)]) == made.unlabelled).all()
     assert dataset.sources()[50] == "unlabeled_X/00000"
+    assert report.manifest.source["description"].endswith("Then the unlabelled images.")
 
 
 def test_unlabelled_images_that_are_asked_for_must_be_there(tmp_path: Path) -> None:

@@ -181,9 +181,10 @@ def test_scores_are_of_the_images_that_have_a_label(run: Path, monkeypatch: pyte
     assert (result.n, result.n_labelled, sum(result.cluster_sizes)) == (1797, known.sum(), 1797)
     assert result.scores == score(labels[known], found[known])
     seed = opened.state.config.seed
-    clusters = KMeans(result.num_clusters, n_init=10, random_state=seed).fit_predict(features.numpy()[known])
-    assert result.baselines["kmeans_features"] == score(labels[known], clusters)
-    assert result.baselines["kmeans_pixels"] is not None
+    kmeans = KMeans(result.num_clusters, n_init=10, random_state=seed)
+    assert result.baselines["kmeans_features"] == score(labels[known], kmeans.fit_predict(features.numpy())[known])
+    pixels = np.stack([opened.dataset.decode(index) for index in np.flatnonzero(known)]).reshape(known.sum(), -1)
+    assert result.baselines["kmeans_pixels"] == score(labels[known], kmeans.fit_predict(pixels.astype(np.float32)))
     assert result.confusion is not None
     assert result.confusion.sum(axis=0).tolist() == np.bincount(labels[known], minlength=10).tolist()
     stream = io.StringIO()
@@ -191,6 +192,11 @@ def test_scores_are_of_the_images_that_have_a_label(run: Path, monkeypatch: pyte
     assert f"scores are of the {known.sum():,} images that have a label" in stream.getvalue()
 
     labels[:] = UNLABELLED
+    labels[5] = 2
+    result = evaluate(run, baselines=("kmeans_features", "kmeans_pixels"))  # fewer of them than clusters
+    assert result.scores is not None
+    assert (result.baselines["kmeans_features"] is None, result.baselines["kmeans_pixels"]) == (False, None)
+    labels[5] = UNLABELLED
     assert evaluate(run).scores is None
     with pytest.raises(ValueError, match=r"split all of .* has no labels, without which there is no --confusion"):
         evaluate(run, confusion=True)

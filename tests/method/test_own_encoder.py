@@ -56,6 +56,10 @@ def tied(feature_dim):
     other.weight = one.weight
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), one, other, nn.Linear(3, feature_dim))
 
+def shared(feature_dim):
+    norm = nn.BatchNorm1d(3, affine=False)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, norm, nn.Linear(3, feature_dim))
+
 def positional(d):
     return encoder(d)
 
@@ -121,7 +125,8 @@ def test_what_cannot_be_made_is_explained(backbone: str, complaint: str) -> None
         ("flat", 12, r"cannot take views of data\.image_size=12, .*mat1 and mat2"),
         ("of_two", 8, r"makes tuple of views"),
         ("viewing", 8, r"cannot take views of data\.image_size=8, .*Use \.reshape"),
-        ("tied", 8, r"2\.weight and 3\.weight are one parameter, which a checkpoint cannot hold"),
+        ("tied", 8, r"2\.weight and 3\.weight are one tensor, which a checkpoint cannot hold"),
+        ("shared", 8, r"2\.running_mean and 3\.running_mean are one tensor"),
     ],
 )
 def test_what_does_not_fit_is_said_before_the_training(function: str, size: int, complaint: str) -> None:
@@ -146,9 +151,12 @@ def test_its_batch_norm_is_over_the_global_batch() -> None:
     assert any(isinstance(part, GlobalBatchNorm) for part in encoder.modules())
 
 
-def test_a_file_is_no_module() -> None:
-    with pytest.raises(ValueError, match=r"'mine\.py:encoder' names a file: write the module, mine:encoder"):
-        load_config("digits", ["model.backbone=mine.py:encoder"])
+@pytest.mark.parametrize(
+    ("file", "module"), [("mine.py:f", "mine:f"), ("mine.py", "mine:FUNCTION"), ("./sub/mine.py:f", "sub.mine:f")]
+)
+def test_a_file_is_no_module(file: str, module: str) -> None:
+    with pytest.raises(ValueError, match=f"'{file}' names a file: write the module, {module}"):
+        load_config("digits", [f"model.backbone={file}"])
 
 
 @pytest.mark.parametrize("backbone", ["resnet19", "mine", ":encoder", "my file:encoder", "a..b:c", "mine:a.b"])

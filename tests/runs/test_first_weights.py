@@ -74,12 +74,15 @@ def test_a_run_goes_on_without_what_it_began_with(digits: Path, before: Path, tm
         (["model.feature_dim=8"], r"is of another network: train with model\.feature_dim=16, or without train\.init"),
         (["model.stem=7x7", "model.width=4"], r"train with model\.width=16 model\.stem=3x3, or"),
         (["train.init=nowhere"], "no checkpoint at nowhere: the folder does not exist"),
-        (["train.init=latest"], "would soon mean the new run itself: write train.init=runs/latest"),
+        (["train.init=latest"], "would soon mean the new run itself: write train.init=runs/before"),
+        (["train.init=runs/latest"], "would soon mean the new run itself: write train.init=runs/before"),
     ],
 )
 def test_what_cannot_be_begun_with_is_explained(
     settings: list[str], complaint: str, digits: Path, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to("before")
     with pytest.raises(ValueError, match=complaint):
         first(digits, tmp_path / "run", f"train.init={before}", *settings)
