@@ -261,7 +261,8 @@ def assign_command(
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.clusters import write_clusters
 
-    if (ckpt is None) == (run is None):
+    named = [one for one in (run, ckpt) if one is not None]
+    if len(named) != 1:
         raise ValueError("say which run has the clusters, once: tcc-fast assign --ckpt latest --out clusters.csv")
     _check_folders(out, features)
     results = {"--out": out, "--features": features, "--sheets": sheets, "--sort": sort}
@@ -274,7 +275,7 @@ def assign_command(
         raise ValueError("--src is for --sort, which makes a folder of links: give both, or neither")
     if features is not None and features.suffix != ".safetensors":
         raise ValueError(f"--features {features}: it writes safetensors, so the name must end in .safetensors")
-    sizes = write_clusters(ckpt or run or "", out, data, sheets, features, split, sort, src)
+    sizes = write_clusters(named[0], out, data, sheets, features, split, sort, src)
     if processes().is_main_process:
         used = sum(size > 0 for size in sizes)
         typer.echo(f"{out}: {sum(sizes):,} images in {used} cluster{'' if used == 1 else 's'}")

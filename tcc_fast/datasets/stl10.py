@@ -31,7 +31,7 @@ SIDE = 96
 _PIXELS = 3 * SIDE * SIDE
 _BLOCK = 1 << 20
 SPLITS = ("train", "test")
-UNLABELLED = "unlabeled_X.bin"
+UNLABELLED_FILE = "unlabeled_X.bin"
 NUM_UNLABELLED = 100_000
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 MD5S = {
@@ -39,7 +39,7 @@ MD5S = {
     "train_y.bin": "5a34089d4802c674881badbb80307741",
     "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
     "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
-    UNLABELLED: "5242ba1fed5e4be9e1e742405eb56ca4",
+    UNLABELLED_FILE: "5242ba1fed5e4be9e1e742405eb56ca4",
 }
 OFFICIAL = Official(
     name="stl10",
@@ -69,26 +69,27 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
     Raises:
         ValueError: not this data set, incomplete or damaged.
     """
+    partial = labels == "partial"
     source = find_source(OFFICIAL, src)
     with reading(OFFICIAL, source):
         members = open_members(source)
         places = {name.rpartition("/")[2]: name for name in members.names}
         if not any(name in places for name in MD5S):
             raise not_it(OFFICIAL, source, members.names)
-        wanted = [name for name in MD5S if name != UNLABELLED or labels == "partial"]
+        wanted = [name for name in MD5S if name != UNLABELLED_FILE or partial]
         missing = [name for name in wanted if name not in places]
         if missing:
             raise ValueError(f"{source}: {', '.join(missing)} is missing; {OFFICIAL.how_to_get}")
         _check_names(source, members, places)
         classes = {split: _labels(source, members, places, split) for split in SPLITS}
-        unlabelled = members.size(places[UNLABELLED]) // _PIXELS if UNLABELLED in places else 0
+        unlabelled = members.size(places[UNLABELLED_FILE]) // _PIXELS if UNLABELLED_FILE in places else 0
         if source.is_file():
             verdict = check_md5(OFFICIAL, source, checks)
         else:
             verdict = check_file_md5s({name: _md5(members, places[name]) for name in wanted}, MD5S)
     counts = {split: np.bincount(found, minlength=len(CLASSES)) for split, found in classes.items()}
     known = []
-    if labels == "partial" and unlabelled != NUM_UNLABELLED:
+    if partial and unlabelled != NUM_UNLABELLED:
         known.append(f"unlabelled: {unlabelled} of {NUM_UNLABELLED} images")
     deviations = check_counts(OFFICIAL, source, CLASSES, counts, checks, known)
 
@@ -97,8 +98,8 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
             with members.open(places[f"{split}_X.bin"]) as stream:
                 for index, label in enumerate(found):
                     yield Item(f"{split}_X/{index:05d}", _image(stream), int(label), split)
-        if labels == "partial":
-            with members.open(places[UNLABELLED]) as stream:
+        if partial:
+            with members.open(places[UNLABELLED_FILE]) as stream:
                 for index in range(unlabelled):
                     yield Item(f"unlabeled_X/{index:05d}", _image(stream), None, "unlabelled")
 
@@ -107,14 +108,14 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> Official
         source,
         CLASSES,
         items,
-        sum(map(len, classes.values())) + (unlabelled if labels == "partial" else 0),
+        sum(map(len, classes.values())) + (unlabelled if partial else 0),
         deviations,
         verdict,
         checks,
         lossless=True,
-        skipped={"unlabelled": unlabelled} if unlabelled and labels != "partial" else {},
+        skipped={"unlabelled": unlabelled} if unlabelled and not partial else {},
     )
-    if labels == "partial":
+    if partial:
         reader.about = {**reader.about, "description": f"{reader.about['description']} Then the unlabelled images."}
     return reader
 

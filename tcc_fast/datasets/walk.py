@@ -86,8 +86,8 @@ def list_folder(folder: Path) -> list[bytes]:
 
 
 def _is_within(prefix: bytes, folders: Collection[bytes]) -> bool:
-    top, *below = prefix.split(b"/")[:-1][:2] or [b""]
-    return top in folders or b"/".join([top, *below]) in folders
+    above = prefix.split(b"/")[:-1]
+    return any(b"/".join(above[:depth]) in folders for depth in (1, 2))
 
 
 def _is_visible_inside(target: bytes, root: bytes) -> bool:

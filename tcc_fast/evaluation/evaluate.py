@@ -26,7 +26,7 @@ from tcc_fast.datasets.manifest import UNLABELLED
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.label_free import label_free_scores, view_agreement
 from tcc_fast.evaluation.metrics import Scores, majority_accuracy, score
-from tcc_fast.evaluation.trained import open_trained
+from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.method.model import TCC
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.pipelines import open_pipeline
@@ -147,19 +147,13 @@ def evaluate(
     config, dataset, indices = trained.state.config, trained.dataset, trained.indices
     if agreement and not trained.same_images:
         raise ValueError("--agreement is of the images trained on: leave out --split and --data")
-    all_labels = dataset.labels()
-    labelled = {
+    needs_labels = {
         "--linear-probe": linear_probe,
         "--kmeans-pixels": "kmeans_pixels" in baselines,
         "--spectral-features": "spectral_features" in baselines,
         "--confusion": confusion,
     }
-    labels = all_labels[indices.start : indices.stop] if all_labels is not None else np.full(len(indices), UNLABELLED)
-    rated = np.flatnonzero(labels != UNLABELLED)  # what scores are of
-    labels = labels[rated]
-    if not len(rated) and (asked := [option for option, wanted in labelled.items() if wanted]):
-        which = dataset.path if all_labels is None else f"split {trained.split} of {dataset.path}"
-        raise ValueError(f"{which} has no labels, without which there is no {' or '.join(asked)}: leave it out")
+    rated, labels = _labelled(trained, [option for option, wanted in needs_labels.items() if wanted])
     image_size = config.data.image_size
     features, assignment = trained.embed(batch_size)
     predictions = assignment.argmax(dim=1).numpy()
@@ -211,6 +205,24 @@ def evaluate(
         title=dataset.title,
         confusion=_confusion(found, labels, num_clusters, names) if confusion else None,
     )
+
+
+def _labelled(trained: Trained, asked: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the images have a label, by their places among them, and these labels: (m,) each.
+
+    Raises:
+        ValueError: none has, and options were asked for that need it.
+    """
+    every = trained.dataset.labels()
+    if every is None:
+        labels = np.full(len(trained.indices), UNLABELLED)
+    else:
+        labels = every[trained.indices.start : trained.indices.stop]
+    rated = np.flatnonzero(labels != UNLABELLED)
+    if asked and not len(rated):
+        which = trained.dataset.path if every is None else f"split {trained.split} of {trained.dataset.path}"
+        raise ValueError(f"{which} has no labels, without which there is no {' or '.join(asked)}: leave it out")
+    return rated, labels[rated]
 
 
 def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.device, bf16: bool) -> float:

@@ -22,8 +22,8 @@ BASELINE_NAMES = {
     "spectral_features": "spectral clusters of TCC's features",
     "kmeans_pixels": "k-means on pixels",
 }
-
 SHORT_NAMES = {"kmeans_features": "k-means", "spectral_features": "spectral", "kmeans_pixels": "pixels"}
+"""Of the same, where a run's course has a column for each."""
 
 
 def show_evaluation(result: Evaluation, console: Console) -> None:
