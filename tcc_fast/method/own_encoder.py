@@ -80,13 +80,6 @@ def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> N
         ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d), or has a tensor under two names,
             of which a checkpoint in safetensors knows one.
     """
-    names: dict[int, str] = {}
-    for name, tensor in encoder.state_dict().items():
-        if tensor.numel() and (other := names.setdefault(tensor.untyped_storage().data_ptr(), name)) != name:
-            raise ValueError(
-                f"model.backbone={config.backbone}: {other} and {name} are one tensor, which a checkpoint cannot hold: "
-                "register it once"
-            )
     training = encoder.training
     views = torch.zeros(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
     try:
@@ -105,3 +98,10 @@ def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> N
             f"model.backbone={config.backbone} makes {found} of views {tuple(views.shape)}, but must make {wanted}, "
             "f of each: end it with pooling and a linear layer of feature_dim outputs"
         )
+    names: dict[int, str] = {}
+    for name, tensor in encoder.state_dict().items():
+        if tensor.numel() and (other := names.setdefault(tensor.untyped_storage().data_ptr(), name)) != name:
+            raise ValueError(
+                f"model.backbone={config.backbone}: {other} and {name} are one tensor, which a checkpoint cannot hold: "
+                "register it once"
+            )

@@ -113,9 +113,8 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
     """(B,) to (B, S, S): row o holds the weights of the input pixels of output pixel o."""
     half = blur_kernel_size(size) // 2
     bell = torch.exp(-0.5 * (torch.arange(half + 1, device=sigma.device) / sigma.unsqueeze(1)) ** 2)  # by distance
-    bell = F.pad(
-        bell / (2.0 * bell.sum(dim=1, keepdim=True) - 1.0), (0, 1)
-    )  # both sides sum to 1; nothing further away
+    bell = bell / (2.0 * bell.sum(dim=1, keepdim=True) - 1.0)  # both sides sum to 1
+    bell = F.pad(bell, (0, 1))  # nothing further away
     source = torch.arange(size, device=sigma.device)
     output, last = source.unsqueeze(1), size - 1
 

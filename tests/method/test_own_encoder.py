@@ -63,6 +63,9 @@ def shared(feature_dim):
 def positional(d):
     return encoder(d)
 
+def lazy(feature_dim):
+    return nn.Sequential(nn.Conv2d(3, 2, 3, 2, 1), nn.Flatten(), nn.LazyLinear(feature_dim))
+
 def no_module(feature_dim):
     return feature_dim
 
@@ -133,6 +136,13 @@ def test_what_does_not_fit_is_said_before_the_training(function: str, size: int,
     config = ModelConfig(backbone=f"mine:{function}", feature_dim=24)
     with pytest.raises(ValueError, match=complaint):
         check_encoder(build_encoder(config), config, size)
+
+
+def test_what_takes_its_shape_from_the_views_has_it_after_the_trial() -> None:
+    config = ModelConfig(backbone="mine:lazy", feature_dim=24)
+    encoder = build_encoder(config)
+    check_encoder(encoder, config, 8)
+    assert [tuple(parameter.shape) for parameter in encoder.parameters()][-2:] == [(24, 32), (24,)]
 
 
 def test_the_trial_changes_nothing() -> None:
