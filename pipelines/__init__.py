@@ -6,19 +6,16 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from tcc_fast.batch import Pipeline
 from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
-from tcc_fast.notice import Notice
 from tcc_fast.pipelines.damage import Damage
-from tcc_fast.pipelines.decoded import channel_moments, common_geometry, decode
+from tcc_fast.pipelines.decoded import channel_moments, common_geometry
 from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import SINGLE, EpochOrder, Shard
 
@@ -57,10 +54,11 @@ def choose_pipeline(dataset: Dataset, config: Config, device: torch.device, shar
     if asked not in ("auto", "resident"):
         return Choice(asked, "as asked")
     height, width = common_geometry(dataset, config.data.image_size)
-    needed, free = len(dataset) * 3 * height * width, free_memory(device) // sharing
+    count = len(dataset.split(config.data.split))
+    needed, free = count * 3 * height * width, free_memory(device) // sharing
     size = f"{needed / 2**20:,.0f} MiB of {free / 2**20:,.0f} MiB free on {device}"
     if needed <= RESIDENT_SHARE * free:
-        return Choice("resident", f"all {len(dataset):,} images decoded once, {size}")
+        return Choice("resident", f"all {count:,} images decoded once, {size}")
     if asked == "resident":
         raise ValueError(
             f"data.pipeline=resident needs {size}, more than the {RESIDENT_SHARE:.0%} it may take: "
@@ -121,11 +119,12 @@ def open_backend(
     """The backend of this name, as `choose_pipeline` gives it, with its images in ``order``."""
     recipe, size, workers = config.augment, config.data.image_size, config.data.workers
     if name == "resident":
+        from tcc_fast.pipelines.fill import fill
         from tcc_fast.pipelines.resident import ResidentPipeline
 
         damage = Damage(dataset)
-        images = _load(dataset, common_geometry(dataset, size), device, damage)
-        sizes = torch.from_numpy(dataset.sizes().astype(np.int64))
+        images = fill(dataset, order.images, common_geometry(dataset, size), device, order.shard, damage)
+        sizes = torch.from_numpy(dataset.sizes()[order.images.start : order.images.stop])
         mean, std = channel_moments(dataset)
         return ResidentPipeline(images, sizes, mean, std, recipe, size, order, dtype, damage.indices, workers, compiled)
     if name == "ffcv":
@@ -141,19 +140,6 @@ def open_backend(
     from tcc_fast.pipelines.torch_views import TorchPipeline
 
     return TorchPipeline(dataset, recipe, size, order, device, workers, dtype)
-
-
-def _load(dataset: Dataset, geometry: tuple[int, int], device: torch.device, damage: Damage) -> torch.Tensor:
-    """Every image, (N, H, W, 3) uint8 on the device: decoded there if it is a GPU and DALI is installed."""
-    if device.type == "cuda" and dataset.manifest.indexes and installed("nvidia.dali"):
-        from tcc_fast.pipelines.dali_fill import fill_by_dali
-
-        try:
-            return fill_by_dali(dataset, geometry, device)
-        except (RuntimeError, ImportError) as error:  # Pillow tells which image it is, if it is one
-            said = str(error).partition("\n")[0]
-            warnings.warn(f"DALI could not decode the images ({said}); Pillow does", Notice, stacklevel=2)
-    return decode(dataset, range(len(dataset)), geometry, device, damage)
 
 
 def installed(module: str) -> bool:

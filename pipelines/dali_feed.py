@@ -80,7 +80,7 @@ class Feeder:
         return feed
 
     def _read(self, image: int) -> NDArray[np.uint8] | None:
-        if image in self.damage.indices:
+        if image in self.damage.reasons:
             return None
         try:
             return np.frombuffer(self.dataset.read(image), dtype=np.uint8)

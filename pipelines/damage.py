@@ -22,7 +22,13 @@ class Damage:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.indices: set[int] = set()
+        self.reasons: dict[int, str] = {}
+        """Why, by index."""
+
+    @property
+    def indices(self) -> set[int]:
+        """Which images."""
+        return set(self.reasons)
 
     def note(self, index: int, why: str) -> None:
         """Report an image, once.
@@ -30,10 +36,10 @@ class Damage:
         Raises:
             ValueError: there are now too many for a training that is worth anything.
         """
-        if index in self.indices:
+        if index in self.reasons:
             return
-        self.indices.add(index)
-        count, limit = len(self.indices), max(FEW, int(SHARE * len(self.dataset)))
+        self.reasons[index] = why
+        count, limit = len(self.reasons), max(FEW, int(SHARE * len(self.dataset)))
         if count > limit:
             raise ValueError(
                 f"{self.dataset.path}: {count} images cannot be decoded, where {limit} are borne, the last one "

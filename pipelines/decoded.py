@@ -43,12 +43,18 @@ def decode(
     device: torch.device | str = "cpu",
     damage: Damage | None = None,
 ) -> Tensor:
-    """Decode images in threads: (n, H, W, 3) uint8 on the device; the host holds a chunk at a time.
+    """Decode images in threads: (n, H, W, 3) uint8 on the device.
 
     Images that cannot be decoded are noted in ``damage`` (None: in one of their own) and stay black.
     """
-    height, width = geometry
-    damage = damage or Damage(dataset)
+    result = torch.zeros(len(indices), *geometry, 3, dtype=torch.uint8, device=device)
+    decode_into(result, dataset, indices, damage or Damage(dataset))
+    return result
+
+
+def decode_into(out: Tensor, dataset: Dataset, indices: Sequence[int], damage: Damage) -> None:
+    """The same into ``out``, (n, H, W, 3) uint8 zeros on any device; the host holds a chunk at a time."""
+    height, width = geometry = tuple(out.shape[1:3])
 
     def one(index: int) -> np.ndarray | str:
         try:
@@ -60,7 +66,6 @@ def decode(
             pixels = np.asarray(resized)
         return pixels
 
-    result = torch.zeros(len(indices), height, width, 3, dtype=torch.uint8, device=device)
     with ThreadPoolExecutor(max_workers=default_workers()) as threads:
         for start in range(0, len(indices), CHUNK):
             some = indices[start : start + CHUNK]
@@ -70,8 +75,7 @@ def decode(
                     damage.note(index, pixels)
                 else:
                     chunk[place] = pixels
-            result[start : start + len(some)] = torch.from_numpy(chunk)
-    return result
+            out[start : start + len(some)] = torch.from_numpy(chunk)
 
 
 def whole_views(

@@ -54,15 +54,14 @@ class EpochOrder:
                 f"train.batch_size is {batch_size}, which {ranks} processes cannot share equally: "
                 f"set train.batch_size={batch_size // ranks * ranks or ranks}"
             )
-        self.num_images, self.batch_size, self.seed, self.shard = num_images, batch_size, seed, shard
-        self.first = first
+        self.images, self.batch_size, self.seed, self.shard = range(first, first + num_images), batch_size, seed, shard
         self.batches_per_epoch = num_images // batch_size
         self._epoch: int | None = None
 
     def indices(self, epoch: int, batch: int) -> Tensor:
         """This rank's part of a batch: (batch_size / world_size,) int64 on the CPU."""
         if self._epoch != epoch:
-            self._permutation = self.first + permutation(self.num_images, self.seed, epoch)
+            self._permutation = self.images.start + permutation(len(self.images), self.seed, epoch)
             self._epoch = epoch
         part = self.batch_size // self.shard.world_size
         start = batch * self.batch_size + self.shard.rank * part

@@ -21,8 +21,8 @@ class ResidentPipeline(Position):
     that would prepare it meanwhile are the ones that the step needs.
 
     Args:
-        images: (N, H, W, 3) uint8, on the training device.
-        sizes: (N, 2) int64, each image's own height and width. Images of unequal shape are stored squeezed
+        images: (n, H, W, 3) uint8, on the training device: those that ``order`` is of.
+        sizes: (n, 2) int64, each image's own height and width. Images of unequal shape are stored squeezed
             to H × W, and crops are drawn in their own geometry.
         mean: (3,) of the data set, pixels in 0..1.
         std: (3,).
@@ -55,7 +55,7 @@ class ResidentPipeline(Position):
         self._maker = view_maker(recipe, image_size, mean, std, device, dtype, threads, compiled)
         self._blank: Tensor | None = None
         if blank:
-            self._blank = torch.zeros(len(images), dtype=torch.bool, device=device)
+            self._blank = torch.zeros(order.images.stop, dtype=torch.bool, device=device)
             self._blank[torch.tensor(sorted(blank), device=device)] = True
 
     def __iter__(self) -> Iterator[Batch]:
@@ -63,7 +63,8 @@ class ResidentPipeline(Position):
             assert len(self.images), "the pipeline is closed"
             index = to_device(self.order.indices(self.epoch, self.batch), self.images.device)
             key_1, key_2 = (scalar_key(STREAM_AUGMENT, self.order.seed, self.epoch, view) for view in (1, 2))
-            view_1, view_2 = self._maker.stored(self.images, self.sizes, index, (key_1, key_2))
+            bases, first = (key_1, key_2), self.order.images.start
+            view_1, view_2 = self._maker.stored(self.images, self.sizes, index, bases, first)
             if self._blank is not None:
                 blank = self._blank[index].view(-1, 1, 1, 1)
                 view_1.masked_fill_(blank, 0.0)

@@ -19,7 +19,9 @@ from tcc_fast.views.view_parameters import NUM_DRAWS, ViewParameters, parameters
 class ViewMaker(Protocol):
     """Makes views of S × S pixels, normalised, channels-last, in one dtype on one device."""
 
-    def stored(self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def stored(
+        self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int], first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Both views of B images out of N in memory.
 
         Args:
@@ -27,6 +29,7 @@ class ViewMaker(Protocol):
             sizes: (N, 2) int64 on the device, own height and width, in which crops are drawn.
             index: (B,) int64 on the device.
             bases: for each view, `tcc_fast.draws.scalar_key` of all but the image.
+            first: index of the first of the N images.
 
         Returns:
             (B, 3, S, S) each.
@@ -118,10 +121,13 @@ class TensorViews:
             self._end = torch.compile(self._finish_view, fullgraph=True, dynamic=False, options=options)
 
     @torch.no_grad()
-    def stored(self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def stored(
+        self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int], first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
         numbers = uniform(keys_of_each(bases, index).flatten(), NUM_DRAWS)
-        view_1, view_2 = self._make(images, sizes, index, numbers).chunk(2)
+        row = index - first if first else index
+        view_1, view_2 = self._make(images, sizes, row, numbers).chunk(2)
         return view_1, view_2
 
     @torch.no_grad()
@@ -131,10 +137,10 @@ class TensorViews:
     def close(self) -> None:
         """Nothing works in the background."""
 
-    def _make_views(self, images: Tensor, sizes: Tensor, index: Tensor, numbers: Tensor) -> Tensor:
+    def _make_views(self, images: Tensor, sizes: Tensor, row: Tensor, numbers: Tensor) -> Tensor:
         """(N, H, W, 3) uint8, (N, 2), (B,) and (2 B, NUM_DRAWS) to (2 B, 3, S, S)."""
-        chosen = images[index].permute(0, 3, 1, 2)
-        heights, widths = sizes[index].repeat(2, 1).unbind(1)
+        chosen = images[row].permute(0, 3, 1, 2)
+        heights, widths = sizes[row].repeat(2, 1).unbind(1)
         parameters = parameters_of(self.recipe, numbers, heights, widths)
         views = apply(
             chosen, parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths), self.products

@@ -156,8 +156,13 @@ def decide(work: Callable[[], Result]) -> Result:
 
 def from_main_(x: Tensor) -> Tensor:
     """The main rank's ``x``, in place. No gradient."""
+    return from_rank_(x, 0)
+
+
+def from_rank_(x: Tensor, source: int) -> Tensor:
+    """Another rank's ``x``, in place. No gradient."""
     if exchanging():
-        dist.broadcast(x, 0)
+        dist.broadcast(x, source)
     return x
 
 

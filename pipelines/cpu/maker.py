@@ -42,13 +42,15 @@ class CpuViews:
         self.threads = Threads(threads)
         self._buffers = Buffers()
 
-    def stored(self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def stored(
+        self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int], first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         source, order = images.flatten(2).numpy(), index.numpy()
         own, base = sizes.numpy(), np.array(bases, dtype=np.int64)
         views = self.empty(len(index)), self.empty(len(index))
         flat = [view.flatten(1).numpy() for view in views]
         self.threads.share(
-            lambda start, stop: stored_views(source, own, order, base, self.plan, start, stop, *flat), len(index)
+            lambda start, stop: stored_views(source, own, order, base, first, self.plan, start, stop, *flat), len(index)
         )
         return self.channels_last(views[0]), self.channels_last(views[1])
 

@@ -125,7 +125,16 @@ def make_view(source: Any, height: float, width: float, parameters: Any, plan: A
 
 @compiled
 def stored_views(
-    images: Any, sizes: Any, index: Any, bases: Any, plan: Any, start: int, stop: int, out_1: Any, out_2: Any
+    images: Any,
+    sizes: Any,
+    index: Any,
+    bases: Any,
+    first: int,
+    plan: Any,
+    start: int,
+    stop: int,
+    out_1: Any,
+    out_2: Any,
 ) -> None:
     """Both views of images index[start:stop] out of those in memory.
 
@@ -134,6 +143,7 @@ def stored_views(
         sizes: (N, 2) int64, own height and width.
         index: (B,) int64.
         bases: (2,) int64, `scalar_key` of each view without the image.
+        first: index of the first of the N images.
         plan: `make_plan`.
         start: first of the images of the batch to do.
         stop: the one after the last.
@@ -143,12 +153,12 @@ def stored_views(
     scratch = make_scratch(plan, images.shape[1], images.shape[2] // 3)
     parameters = np.empty(NUM_PARAMETERS)
     for i in range(start, stop):
-        image = index[i]
-        height, width = np.float64(sizes[image, 0]), np.float64(sizes[image, 1])
+        image, row = index[i], index[i] - first
+        height, width = np.float64(sizes[row, 0]), np.float64(sizes[row, 1])
         draw_view(key_of(bases[0], image), height, width, plan.recipe, parameters)
-        make_view(images[image], height, width, parameters, plan, scratch, out_1[i])
+        make_view(images[row], height, width, parameters, plan, scratch, out_1[i])
         draw_view(key_of(bases[1], image), height, width, plan.recipe, parameters)
-        make_view(images[image], height, width, parameters, plan, scratch, out_2[i])
+        make_view(images[row], height, width, parameters, plan, scratch, out_2[i])
 
 
 @compiled

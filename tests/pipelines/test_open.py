@@ -68,6 +68,9 @@ def test_auto_takes_resident_if_it_fits_into_half_of_the_free_memory(
     assert pipeline.images.untyped_storage().nbytes() == 0
     machine(2 * NEEDED - 1, "ffcv", "nvidia.dali")
     assert choose_pipeline(dataset, configure("auto"), CPU).name != "resident"
+    dataset.manifest = dataclasses.replace(dataset.manifest, splits={"some": (1, 46), "all": (0, 46)})
+    some = choose_pipeline(dataset, configure("auto", split="some"), CPU)
+    assert some.sentence.startswith("pipeline resident: all 45 images decoded once")
 
 
 TOO_LARGE = "resident would need 0 MiB of 1 MiB free on cpu"
@@ -168,10 +171,10 @@ def test_resident_that_does_not_fit_says_what_to_choose(
 def test_batches_that_cannot_be_made_are_refused_before_anything_is_decoded(
     photos: Path, configure: Configure, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*arguments: object) -> None:
-        raise AssertionError("decoded")
+    def read(*arguments: object) -> None:
+        raise AssertionError("an image was read")
 
-    monkeypatch.setattr(pipelines, "decode", decode)
+    monkeypatch.setattr(Dataset, "read", read)
     dataset = open_dataset(photos)
     with pytest.raises(ValueError, match=r"batch_size is 47, but the data set has 46 images: set train.batch_size=8 "):
         open_pipeline(dataset, configure(backend, batch_size=47), CPU)

@@ -1,0 +1,134 @@
+"""The `resident` pipeline's memory: ranks decode a share each, and all have all; only what is trained on is held."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tcc_fast.datasets import open_dataset
+from tcc_fast.pipelines import dali_fill, fill
+from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.decoded import decode
+from tcc_fast.pipelines.order import SINGLE, Shard
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+SIDE = (48, 48)
+RANKS = 3
+
+SCRIPT = """
+import os, sys, warnings
+import torch
+from tcc_fast.datasets import open_dataset
+from tcc_fast.distributed import leave, processes
+from tcc_fast.pipelines import decoded, fill
+from tcc_fast.pipelines.damage import Damage
+from tcc_fast.pipelines.order import Shard
+
+state = processes()
+dataset = open_dataset(sys.argv[1], verify=False)
+damage, decoded_here = Damage(dataset), []
+def decode_into(out, dataset, images, damage):
+    decoded_here.extend(images)
+    decoded.decode_into(out, dataset, images, damage)
+fill.decode_into = decode_into
+warnings.simplefilter("ignore")
+shard = Shard(state.process_index, state.num_processes)
+images = fill.fill(dataset, range(1, 46), (48, 48), state.device, shard, damage)
+torch.save((images, damage.reasons, decoded_here), f"{sys.argv[2]}/{state.process_index}.pt")
+leave()
+os._exit(0)
+"""
+
+
+def test_ranks_share_the_work_and_each_has_all_images(photos: Path, damaged: Any, tmp_path: Path) -> None:
+    """45 images, the first and the last of which cannot be decoded."""
+    jpegs = np.flatnonzero(~open_dataset(photos).is_png())
+    bad = {int(jpegs[jpegs >= 1][0]): b"", int(jpegs[-1]): b"\xff\xd8"}
+    dataset = damaged(photos, bad)
+    script = tmp_path / "fill.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={RANKS}", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, str(script), str(dataset.path), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    damage = Damage(dataset)
+    with pytest.warns(RuntimeWarning, match="is left blank"):
+        expected = decode(dataset, range(1, 46), SIDE, CPU, damage)
+    assert damage.indices == set(bad)
+    shares: list[list[int]] = []
+    for rank in range(RANKS):
+        images, reasons, decoded_here = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert torch.equal(images, expected)
+        assert reasons == damage.reasons
+        shares.append(decoded_here)
+    assert [image for share in shares for image in share] == list(range(1, 46))
+    assert [len(share) for share in shares] == [15, 15, 15]
+
+
+def test_shares_are_all_images_once_and_in_order() -> None:
+    for total in (1, 4, 5, 7, 100):
+        for ranks in (1, 2, 3, 5):
+            parts = [fill.share(total, Shard(rank, ranks)) for rank in range(ranks)]
+            assert [image for part in parts for image in range(total)[part]] == list(range(total))
+            sizes = [len(range(total)[part]) for part in parts]
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_only_the_images_that_are_trained_on_are_held(pipeline: Any, photos: Path) -> None:
+    dataset = open_dataset(photos)
+    dataset.manifest = dataclasses.replace(dataset.manifest, splits={"late": (20, 44), "all": (0, 46)})
+    made = pipeline(dataset, "resident", split="late")
+    assert torch.equal(made.images, decode(dataset, range(20, 44), SIDE))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_dali_is_used_on_a_gpu_and_what_it_refuses_is_decoded_without_it(
+    frames: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    dataset, asked = open_dataset(frames), []
+
+    class OnGpu(Tensor):
+        device = torch.device("cuda")
+
+    def by_dali(out: Tensor, *arguments: Any) -> None:
+        asked.append(arguments)
+        if fails:
+            raise RuntimeError("cannot be decoded")
+        out += 1
+
+    def without(out: Tensor, *arguments: Any) -> None:
+        out += 2
+
+    def filled(out: Tensor, images: range) -> int:
+        fill._fill_share(out, dataset, images, SINGLE, Damage(dataset))
+        return int(out.sum())
+
+    monkeypatch.setattr(dali_fill, "fill_by_dali", by_dali)
+    monkeypatch.setattr(fill, "installed", lambda module: True)
+    monkeypatch.setattr(fill, "decode_into", without)
+    said = (
+        pytest.warns(RuntimeWarning, match=r"DALI could not decode the images \(cannot be") if fails else nullcontext()
+    )
+    with said:
+        assert filled(torch.zeros(1).as_subclass(OnGpu), range(24)) == (2 if fails else 1)
+    assert asked == [(dataset, SINGLE)]
+    assert filled(torch.zeros(1).as_subclass(OnGpu), range(12)) == 2  # it reads all there is
+    assert filled(torch.zeros(1), range(24)) == 2
+    assert len(asked) == 1
