@@ -202,6 +202,8 @@ def open_session(
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
             say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
+        if reason := computing.idle_gpu(device):
+            say(reason)
         if reason := _why_not_compiled(config.train.compile, device, accelerator.num_processes):
             say(reason)
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
