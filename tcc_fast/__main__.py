@@ -48,9 +48,12 @@ def _run() -> int:
         _say(f"{where}{error.strerror or error}")
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
+        if _lacks_memory(error):
+            _say(f"out of memory ({_first_line(error)}): {LESS}")
+        elif "no kernel image is available" in str(error):
+            _say(f"torch cannot use this GPU ({_first_line(error)}): {OTHER_TORCH}")
+        else:
             raise
-        _say(f"out of memory ({_first_line(error)}): {LESS}")
         return 1
     except Preempted as stop:
         _say(str(stop))
@@ -66,6 +69,11 @@ LESS = (
 smaller images (convert --short-side)"
 )
 """What takes memory."""
+OTHER_TORCH = (
+    "install a torch that is built for its generation (an old one wants an older CUDA), or use the CPU "
+    "(ACCELERATE_USE_CPU=true)"
+)
+"""What runs on a GPU."""
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -235,6 +235,22 @@ def test_a_lack_of_memory_is_said_in_one_line(
     assert said.count("\n") == 1
 
 
+def test_a_gpu_that_torch_has_no_code_for_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**options: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
+
+    monkeypatch.setattr(__main__, "app", fail)
+    with pytest.raises(SystemExit) as left:
+        __main__.main()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("tcc-fast: torch cannot use this GPU (CUDA error: no kernel image")
+    assert "install a torch" in said
+    assert said.count("\n") == 1
+
+
 def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**options: object) -> None:
         raise RuntimeError("something else")
