@@ -1,25 +1,31 @@
 """Pipelines: packed images in, batches of two augmented views out.
 
-`open_pipeline` chooses among them; each backend is one file and is imported only when it is used.
+`open_pipeline` chooses among them; a backend is imported only when it is used.
+
+`order.py` which images make up a batch · `resident.py`, its memory filled by `fill.py` (on a GPU by `dali_fill.py`) ·
+`ffcv_views.py`, with what works in FFCV's loader (`ffcv_inside.py`) · `dali_views.py`, its graph (`dali_graph.py`) and
+what the graph is given (`dali_feed.py`) · `torch_views.py` the reference · `view_maker.py` who makes the views, on a
+CPU `cpu/` · `decoded.py` images without a pipeline · `damage.py` those that cannot be decoded · `memory.py` and
+`installed.py` what the machine has.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
 
 from tcc_fast.batch import Pipeline
-from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import channel_moments, common_geometry
+from tcc_fast.pipelines.installed import installed
 from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import SINGLE, EpochOrder, Shard
+from tcc_fast.settings import Config
 
-__all__ = ["Choice", "Shard", "choose_pipeline", "free_memory", "open_backend", "open_pipeline"]
+__all__ = ["Choice", "Shard", "choose_pipeline", "open_backend", "open_pipeline"]
 
 RESIDENT_SHARE = 0.5
 """Part of the free memory that the resident images may take; the rest is the model's."""
@@ -102,7 +108,7 @@ def open_pipeline(
             into memory, or what the backend needs is not installed or not converted.
     """
     images = dataset.split(config.data.split)
-    order = EpochOrder(len(images), config.train.batch_size, config.seed, shard, images.start)
+    order = EpochOrder(images, config.train.batch_size, config.seed, shard)
     choice = choice or choose_pipeline(dataset, config, device)
     return open_backend(choice.name, dataset, config, device, order, dtype, compiled)
 
@@ -140,11 +146,3 @@ def open_backend(
     from tcc_fast.pipelines.torch_views import TorchPipeline
 
     return TorchPipeline(dataset, recipe, size, order, device, workers, dtype)
-
-
-def installed(module: str) -> bool:
-    """Whether a package is there; nothing is imported but what it lies in."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines.dali_graph import inverse_affine
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.view_parameters import draw
 
 BLANK_SIDE = 16

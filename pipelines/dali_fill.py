@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.pipelines.dali_graph import look_first, outputs
-from tcc_fast.pipelines.order import SINGLE, Shard
+from tcc_fast.pipelines.dali_graph import decoded, device_number, outputs
+from tcc_fast.pipelines.order import Shard
 
 BATCH = 256
 """Images decoded at a time."""
 
 
-def fill_by_dali(out: Tensor, dataset: Dataset, shard: Shard = SINGLE) -> None:
+def fill_by_dali(out: Tensor, dataset: Dataset, shard: Shard) -> None:
     """A rank's share of all images, decoded and squeezed to one geometry.
 
     Args:
@@ -33,7 +32,7 @@ def fill_by_dali(out: Tensor, dataset: Dataset, shard: Shard = SINGLE) -> None:
     while done < len(out):
         graph.schedule_run()
         (images,) = outputs(graph, out.device)
-        images = images[: len(out) - done]  # DALI goes on to the next share
+        images = images[: len(out) - done]  # DALI repeats the last one, so that the batch is full
         out[done : done + len(images)] = images
         done += len(images)
 
@@ -42,9 +41,8 @@ def _build(out: Tensor, dataset: Dataset, shard: Shard) -> Any:
     from nvidia.dali import Pipeline, fn, types
 
     manifest, device = dataset.manifest, out.device
-    on_gpu = device.type == "cuda"
-    device_id = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
-    graph = Pipeline(min(BATCH, len(out)), default_workers(), device_id, prefetch_queue_depth=1, exec_dynamic=True)
+    size, number = min(BATCH, len(out)), device_number(device)
+    graph = Pipeline(size, default_workers(), number, prefetch_queue_depth=1, exec_dynamic=True)
     with graph:
         encoded = fn.readers.webdataset(
             paths=[str(dataset.path / name) for name in manifest.shards],
@@ -52,15 +50,10 @@ def _build(out: Tensor, dataset: Dataset, shard: Shard) -> Any:
             ext=["jpg;png"],
             shard_id=shard.rank,
             num_shards=shard.world_size,
+            stick_to_shard=True,
+            pad_last_batch=True,
         )
-        images = fn.decoders.image(
-            look_first(encoded),
-            device="mixed" if on_gpu else "cpu",
-            output_type=types.RGB,
-            adjust_orientation=False,
-            jpeg_fancy_upsampling=True,
-            affine=False,
-        )
+        images = decoded(encoded, device)
         if manifest.geometry.uniform_size != tuple(out.shape[1:3]):
             images = fn.resize(images, size=list(out.shape[1:3]), interp_type=types.INTERP_LINEAR, antialias=True)
         graph.set_outputs(images)

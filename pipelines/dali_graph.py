@@ -23,21 +23,12 @@ def build_graph(
     Its sources: ``encoded`` bytes, and for each view v that it cuts, ``start_v`` and ``shape_v`` of the crop (y, x;
     pixels), ``flip_v`` and, with ``has_affine``, ``matrix_v`` of `inverse_affine`.
     """
-    from nvidia.dali import Pipeline, fn, types
+    from nvidia.dali import Pipeline, types
 
-    on_gpu = device.type == "cuda"
-    device_id = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
     # The dynamic executor's outputs are owned by who holds them: no later run writes into them.
-    graph = Pipeline(batch_size, threads, device_id, prefetch_queue_depth=depth, exec_dynamic=True)
+    graph = Pipeline(batch_size, threads, device_number(device), prefetch_queue_depth=depth, exec_dynamic=True)
     with graph:
-        images = fn.decoders.image(
-            look_first(_source("encoded", types.UINT8, 1)),
-            device="mixed" if on_gpu else "cpu",
-            output_type=types.RGB,
-            adjust_orientation=False,  # images are stored upright
-            jpeg_fancy_upsampling=True,  # as the CPU does
-            affine=False,  # else ranks on one machine would pin their threads to the same cores
-        )
+        images = decoded(_source("encoded", types.UINT8, 1), device)
         if image_size is None:
             graph.set_outputs(images)
         else:
@@ -62,6 +53,27 @@ def _cut(images: Any, view: int, image_size: int, has_affine: bool) -> Any:
     cropped = fn.slice(images, start=start, shape=shape, axes=[0, 1])
     resized = fn.resize(cropped, size=[image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
     return fn.flip(resized, horizontal=_source(f"flip_{view}", types.INT32, 0))
+
+
+def device_number(device: torch.device) -> int | None:
+    """What DALI calls the device; None: the CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def decoded(encoded: Any, device: torch.device) -> Any:
+    """RGB images of encoded ones, on the device."""
+    from nvidia.dali import fn, types
+
+    return fn.decoders.image(
+        look_first(encoded),
+        device="mixed" if device.type == "cuda" else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,  # images are stored upright
+        jpeg_fancy_upsampling=True,  # as the CPU does
+        affine=False,  # else ranks on one machine would pin their threads to the same cores
+    )
 
 
 def look_first(encoded: Any) -> Any:

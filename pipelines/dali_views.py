@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
 from tcc_fast.pipelines.dali_feed import Feed, Feeder, Inputs, blank_image
@@ -37,6 +36,7 @@ from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.view_maker import ViewMaker, blank_, to_device, view_maker
+from tcc_fast.settings import AugmentConfig
 
 if TYPE_CHECKING:
     from tcc_fast.pipelines.cpu.maker import CpuViews

@@ -47,13 +47,13 @@ def decode(
 
     Images that cannot be decoded are noted in ``damage`` (None: in one of their own) and stay black.
     """
-    result = torch.zeros(len(indices), *geometry, 3, dtype=torch.uint8, device=device)
+    result = torch.empty(len(indices), *geometry, 3, dtype=torch.uint8, device=device)
     decode_into(result, dataset, indices, damage or Damage(dataset))
     return result
 
 
 def decode_into(out: Tensor, dataset: Dataset, indices: Sequence[int], damage: Damage) -> None:
-    """The same into ``out``, (n, H, W, 3) uint8 zeros on any device; the host holds a chunk at a time."""
+    """The same into ``out``, (n, H, W, 3) uint8 on any device; the host holds a chunk at a time."""
     height, width = geometry = tuple(out.shape[1:3])
 
     def one(index: int) -> np.ndarray | str:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.beton import check_beton
 from tcc_fast.datasets.ffcv_import import import_ffcv
@@ -33,6 +32,7 @@ from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.view_maker import TensorViews, blank_, to_device
+from tcc_fast.settings import AugmentConfig
 
 RUN_BATCHES = 256
 """Batches, at least, that FFCV is given at a time: it begins each run with an empty queue."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from tcc_fast.datasets import Dataset
-from tcc_fast.distributed import from_rank_, gather_objects, world_size
+from tcc_fast.distributed import RaisedOnMain, from_rank_, gather_objects, rank, world_size
 from tcc_fast.notice import Notice
-from tcc_fast.pipelines import installed
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import decode_into
+from tcc_fast.pipelines.installed import installed
 from tcc_fast.pipelines.order import SINGLE, Shard
+
+Answer = TypeVar("Answer")
 
 
 def fill(
@@ -32,21 +35,21 @@ def fill(
         damage: gets what no rank can decode; it stays black.
 
     Raises:
-        ValueError: too many cannot be decoded.
+        ValueError: too many cannot be decoded; on all ranks, whichever met them.
     """
-    result = torch.zeros(len(images), *geometry, 3, dtype=torch.uint8, device=device)
-    if shard.world_size == 1 or world_size() == 1:  # nobody would send the rest
-        _fill_share(result, dataset, images, SINGLE, damage)
-        return result
-    shares = [share(len(images), Shard(rank, shard.world_size)) for rank in range(shard.world_size)]
-    own = shares[shard.rank]
-    _fill_share(result[own], dataset, images, shard, damage)
-    for rank, part in enumerate(shares):
-        from_rank_(result[part], rank)
-    for reasons in gather_objects(damage.reasons):
-        for index, why in reasons.items():
-            damage.note(index, why)
-    return result
+    if world_size() == 1:
+        shard = SINGLE  # nobody would send the rest
+    out = torch.empty(len(images), *geometry, 3, dtype=torch.uint8, device=device)
+    own = share(len(images), shard)
+    whole = len(images) == len(dataset)
+    by_dali = device.type == "cuda" and whole and bool(dataset.manifest.indexes) and installed("nvidia.dali")
+    # All by one program: the other's pixels differ a little, and must not depend on the number of ranks.
+    if not (all(_from_all(by_dali, shard)) and _fill_by_dali(out[own], dataset, shard)):
+        _decode(out[own], dataset, images[own], shard, damage)
+    if shard.world_size > 1:
+        for source in range(shard.world_size):
+            from_rank_(out[share(len(images), Shard(source, shard.world_size))], source)
+    return out
 
 
 def share(total: int, shard: Shard) -> slice:
@@ -54,15 +57,36 @@ def share(total: int, shard: Shard) -> slice:
     return slice(total * shard.rank // shard.world_size, total * (shard.rank + 1) // shard.world_size)
 
 
-def _fill_share(out: Tensor, dataset: Dataset, images: range, shard: Shard, damage: Damage) -> None:
-    """A rank's share: decoded on the device if it is a GPU, and DALI is installed and has an index to read by."""
-    whole = len(images) == len(dataset)
-    if out.device.type == "cuda" and whole and dataset.manifest.indexes and installed("nvidia.dali"):
-        from tcc_fast.pipelines.dali_fill import fill_by_dali
+def _from_all(own: Answer, shard: Shard) -> list[Answer]:
+    return gather_objects(own) if shard.world_size > 1 else [own]
 
-        try:
-            return fill_by_dali(out, dataset, shard)
-        except (RuntimeError, ImportError) as error:  # Pillow tells which image it is, if it is one
-            said = str(error).partition("\n")[0]
-            warnings.warn(f"DALI could not decode the images ({said}); Pillow does", Notice, stacklevel=2)
-    decode_into(out, dataset, images[share(len(images), shard)], damage)
+
+def _fill_by_dali(out: Tensor, dataset: Dataset, shard: Shard) -> bool:
+    """Whether all ranks could decode their shares by DALI."""
+    from tcc_fast.pipelines.dali_fill import fill_by_dali
+
+    trouble = None
+    try:
+        fill_by_dali(out, dataset, shard)
+    except (RuntimeError, ImportError) as error:  # Pillow tells which image it is, if it is one
+        trouble = str(error).partition("\n")[0]
+    troubles = [said for said in _from_all(trouble, shard) if said is not None]
+    if troubles:
+        warnings.warn(f"DALI could not decode the images ({troubles[0]}); Pillow does", Notice, stacklevel=2)
+    return not troubles
+
+
+def _decode(out: Tensor, dataset: Dataset, images: range, shard: Shard, damage: Damage) -> None:
+    """This rank's share. All ranks get to know what any could not decode, and none goes on alone."""
+    trouble = None
+    try:
+        decode_into(out, dataset, images, damage)
+    except ValueError as error:
+        trouble = str(error)
+    answers = _from_all((trouble, damage.reasons), shard)
+    for said, _ in answers:
+        if said is not None:
+            raise ValueError(said) if rank() == 0 else RaisedOnMain(said)
+    for _, reasons in answers:
+        for index, why in reasons.items():
+            damage.note(index, why)

@@ -28,15 +28,14 @@ class EpochOrder:
     does not fill a global batch is dropped; since every epoch is shuffled anew, it is another one each time.
 
     Args:
-        num_images: N.
+        images: indices of the N images that are trained on.
         batch_size: the global batch, over all ranks.
         seed: of the shuffling.
         shard: this rank.
-        first: index of the first of these images in the data set, of which the others follow.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, shard: Shard, first: int = 0) -> None:
-        ranks = shard.world_size
+    def __init__(self, images: range, batch_size: int, seed: int, shard: Shard) -> None:
+        num_images, ranks = len(images), shard.world_size
         if num_images < max(2, ranks):
             raise ValueError(
                 f"the data set has {num_images} image(s), but a batch needs at least {max(2, ranks)} for "
@@ -54,7 +53,7 @@ class EpochOrder:
                 f"train.batch_size is {batch_size}, which {ranks} processes cannot share equally: "
                 f"set train.batch_size={batch_size // ranks * ranks or ranks}"
             )
-        self.images, self.batch_size, self.seed, self.shard = range(first, first + num_images), batch_size, seed, shard
+        self.images, self.batch_size, self.seed, self.shard = images, batch_size, seed, shard
         self.batches_per_epoch = num_images // batch_size
         self._epoch: int | None = None
 

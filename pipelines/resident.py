@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.view_maker import to_device, view_maker
+from tcc_fast.settings import AugmentConfig
 
 
 class ResidentPipeline(Position):

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys_of_each, uniform
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.augment import apply, finish
 from tcc_fast.views.view_parameters import NUM_DRAWS, ViewParameters, parameters_of
 
@@ -126,8 +126,7 @@ class TensorViews:
     ) -> tuple[Tensor, Tensor]:
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
         numbers = uniform(keys_of_each(bases, index).flatten(), NUM_DRAWS)
-        row = index - first if first else index
-        view_1, view_2 = self._make(images, sizes, row, numbers).chunk(2)
+        view_1, view_2 = self._make(images, sizes, index - first, numbers).chunk(2)
         return view_1, view_2
 
     @torch.no_grad()

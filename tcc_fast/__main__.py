@@ -65,15 +65,15 @@ def _run() -> int:
 
 
 LESS = (
-    "try a smaller train.batch_size, data.image_size, queue.instance_length or model.feature_dim, or a stored set of \
-smaller images (convert --short-side)"
+    "try a smaller train.batch_size, data.image_size, queue.instance_length or model.feature_dim, "
+    "loss.symmetric=false, or a stored set of smaller images (convert --short-side)"
 )
 """What takes memory."""
 OTHER_TORCH = (
     "install a torch that is built for its generation (an old one wants an older CUDA), or use the CPU "
     "(ACCELERATE_USE_CPU=true)"
 )
-"""What runs on a GPU."""
+"""Where torch has no code for the GPU."""
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -162,7 +162,8 @@ def config_command(
 ) -> None:
     """Print every setting, with what it is for, as YAML that --config reads."""
     from tcc_fast.commented_yaml import commented_yaml, read_reasons
-    from tcc_fast.config import Config, load_config, read_text
+    from tcc_fast.config import load_config, read_text
+    from tcc_fast.settings import Config
 
     if name is None:
         typer.echo(commented_yaml(Config()), nl=False)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import yaml
 from pydantic.fields import FieldInfo
 
-from tcc_fast.config import Config, Section
+from tcc_fast.settings import Config, Section
 
 WIDTH = 120
 INDENT = "  "
@@ -17,7 +17,7 @@ HEAD = "# Every setting of a run, for --config. A line taken out has its default
 
 
 def commented_yaml(config: Config, reasons: Mapping[str, str] | None = None) -> str:
-    """The settings in the order of `tcc_fast.config`, with the sentences that stand there as comments above each.
+    """The settings in the order of `tcc_fast.settings`, with the sentences that stand there as comments above each.
 
     Args:
         config: the settings.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
 import sysconfig
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import parse_flag_from_env
 
 from tcc_fast.datasets.pool import default_workers
 
@@ -101,34 +99,3 @@ def compiler_lacks(device: torch.device) -> str | None:
     if not Path(headers, "Python.h").exists():
         return f"Python.h in {headers} (on Debian: apt install python3-dev)"
     return None
-
-
-def idle_gpu(device: torch.device, root: Path = Path("/")) -> str | None:
-    """Why torch leaves an NVIDIA GPU alone that this machine has, and what to do; None if it has none, or was told to.
-
-    Args:
-        device: what is computed on.
-        root: of the file system.
-    """
-    told = parse_flag_from_env("ACCELERATE_USE_CPU") or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if device.type != "cpu" or told or not any(root.glob("proc/driver/nvidia/gpus/*")):
-        return None
-    if torch.version.cuda is None:
-        why = f"torch {torch.__version__} is built without CUDA: install one that is built with it"
-    elif not any(root.glob("dev/nvidia[0-9]*")):
-        why = "this container may not see it: start it with --gpus all, or as your scheduler asks for GPUs"
-    else:
-        release = re.search(r"\b\d{3,}\.\d+[.\d]*", _text(root / "proc/driver/nvidia/version"))
-        driver = f"the driver {release.group()}" if release else "its driver"
-        why = (
-            f"{driver} may be too old for torch {torch.__version__}: update it, or install a torch that is built for "
-            f"an older CUDA than {torch.version.cuda}"
-        )
-    return f"this machine has an NVIDIA GPU that is not used, since {why}"
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

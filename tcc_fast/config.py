@@ -14,39 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tcc_fast.nearest import did_you_mean, nearest
-from tcc_fast.settings import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    MomentumConfig,
-    OptimConfig,
-    QueueConfig,
-    Section,
-    StartConfig,
-    TrainConfig,
-)
-
-__all__ = [
-    "AugmentConfig",
-    "Config",
-    "DataConfig",
-    "LossConfig",
-    "ModelConfig",
-    "MomentumConfig",
-    "OptimConfig",
-    "QueueConfig",
-    "Section",
-    "StartConfig",
-    "TrainConfig",
-    "all_keys",
-    "built_in_names",
-    "config_from_tree",
-    "load_config",
-    "parse_override",
-    "read_text",
-]
+from tcc_fast.settings import Config, Section
 
 BUILT_IN = files("tcc_fast") / "configs"
 RETIRED = ("name",)
@@ -186,7 +154,7 @@ def _explain(error: ErrorDetails) -> str:
         return f"config key {key!r} is a list: write {key}=[{given if ',' in given else example}]"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    if error["type"] == "value_error":  # raised by a validator above, and complete as it is
+    if error["type"] == "value_error":  # raised by a validator of tcc_fast.settings, and complete as it is
         kind = "key" if "." in key else "section"
         return f"config {kind} {key!r}: {message}" if key else message
     return f"config key {key!r}: {message}, got {error['input']!r}"

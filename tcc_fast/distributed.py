@@ -26,9 +26,9 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 
 traffic: Counter[str] = Counter()
-"""Bytes of the tensors that this rank has put into collectives, or got from a gathering, by kind, but for what was
-compiled. What goes over the wire follows from the algorithm: a ring sends about twice these bytes for a sum, and once
-for a gathering."""
+"""Bytes of the tensors that this rank has put into sums, or got from a gathering, by kind, but for what was compiled.
+What goes over the wire follows from the algorithm: a ring sends about twice these bytes for a sum, and once for a
+gathering."""
 
 exchange_alone = False
 """Whether a single rank exchanges tensors with itself, in a process group, so that a check needs no second GPU."""
@@ -37,13 +37,18 @@ PATIENCE = timedelta(minutes=30)
 """How long a rank waits for another: longer than the start of the prototypes takes the main one."""
 
 
+def told_to_use_cpu() -> bool:
+    """Whether the environment asks for the CPU, as Accelerate understands it."""
+    return bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def processes() -> PartialState:
     """This process among those that train together, as its launcher arranged.
 
     Raises:
         ValueError: several were launched that do not know of each other: each would train for itself.
     """
-    cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    cpu = not torch.accelerator.is_available() or told_to_use_cpu()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     state = PartialState(cpu=cpu, **({"timeout": PATIENCE} if launched > 1 else {}))
     if state.num_processes != launched:

@@ -8,13 +8,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcc_fast.config import Config, built_in_names, load_config, parse_override
+from tcc_fast.config import built_in_names, load_config, parse_override
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
 from tcc_fast.runs.checkpoint_folder import find_checkpoint, path_of, point_link
 from tcc_fast.runs.run_files import CONFIG_FILE, DATA_FILE, read_data
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.runs.seeds_folder import refuse_seeds
+from tcc_fast.settings import Config
 from tcc_fast.train import Resume
 
 DATA, RUNS = Path("data"), Path("runs")

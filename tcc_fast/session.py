@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tcc_fast import computing
 from tcc_fast.batch import Pipeline
-from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
 from tcc_fast.evaluation.embed import embed
+from tcc_fast.idle_gpu import idle_gpu
 from tcc_fast.method.batch_norm import average_running_statistics, share_batch_statistics
 from tcc_fast.method.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.method.model import TCC, momentum_twin
@@ -32,6 +32,7 @@ from tcc_fast.runs.first_weights import find_init, take_weights
 from tcc_fast.runs.run_state import RunState
 from tcc_fast.runs.same_run import check_same_data, check_same_run, describe
 from tcc_fast.runs.training_tensors import Training
+from tcc_fast.settings import Config
 from tcc_fast.telemetry import NonFiniteLoss
 
 STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
@@ -202,7 +203,7 @@ def open_session(
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
             say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
-        if reason := computing.idle_gpu(device):
+        if reason := idle_gpu(device):
             say(reason)
         if reason := _why_not_compiled(config.train.compile, device, accelerator.num_processes):
             say(reason)

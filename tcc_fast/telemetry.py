@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcc_fast.config import Config
 from tcc_fast.distributed import total_over_ranks_, world_size
 from tcc_fast.method.step import SCALAR_LOSSES, Losses
+from tcc_fast.settings import Config
 from tcc_fast.whole_file import write_whole
 
 FEW_A_CLUSTER = 5

@@ -11,7 +11,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from tcc_fast.config import Config
 from tcc_fast.distributed import decide, processes
 from tcc_fast.method.optim import learning_rate, set_learning_rate
 from tcc_fast.reporter import Reporter
@@ -22,6 +21,7 @@ from tcc_fast.runs.run_lock import RunLock
 from tcc_fast.runs.run_state import RunState, read_state
 from tcc_fast.runs.seeds_folder import refuse_seeds
 from tcc_fast.session import Session, open_session
+from tcc_fast.settings import Config
 from tcc_fast.telemetry import NonFiniteLoss
 
 Resume = Literal["no", "must", "auto"]

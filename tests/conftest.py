@@ -22,8 +22,9 @@ if "TCC_FAST_TEST_GPU" not in os.environ:
 
 import torch
 
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.datasets import convert
+from tcc_fast.settings import Config
 
 TINY = [
     "data.image_size=8",

@@ -25,13 +25,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.distributed import gather, leave
 from tcc_fast.method.compiled_step import CompiledStep
 from tcc_fast.pipelines.decoded import whole_views
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.session import Session, open_session
+from tcc_fast.settings import Config
 from tests.conftest import TINY
 
 

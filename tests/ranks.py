@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import Config, config_from_tree
+from tcc_fast.config import config_from_tree
 from tcc_fast.distributed import gather, keep_own_buffers, leave, own_part, total_over_ranks_, traffic, world_size
 from tcc_fast.method.batch_norm import BatchNorm2d, average_running_statistics, share_batch_statistics
 from tcc_fast.method.compiled_step import CompiledStep
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
+from tcc_fast.settings import Config
 
 STEPS, BATCH, SIDE, DIM = 20, 16, 5, 6
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tcc_fast.commented_yaml import WIDTH, commented_yaml, read_reasons
-from tcc_fast.config import Config, Section, all_keys, built_in_names, load_config, read_text
+from tcc_fast.config import all_keys, built_in_names, load_config, read_text
+from tcc_fast.settings import Config, Section
 from tests.test_cli import type_in
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.config import Config, TrainConfig, all_keys, built_in_names, config_from_tree, load_config
+from tcc_fast.config import all_keys, built_in_names, config_from_tree, load_config
+from tcc_fast.settings import Config, TrainConfig
 
 
 def test_the_three_built_in_configs_are_found_by_name() -> None:

@@ -89,3 +89,13 @@ def test_files_that_are_named_are_there(page: Path) -> None:
 def test_tools_that_are_called_are_there(page: Path) -> None:
     called = re.findall(r"\bpython (tools/[\w./-]+)", page.read_text(encoding="utf-8"))
     assert [name for name in called if not (ROOT / name).exists()] == []
+
+
+PACKAGES = [*(ROOT / "tcc_fast").glob("*/__init__.py"), *(ROOT / "pipelines").rglob("__init__.py")]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.parent.name)
+def test_a_package_that_says_what_is_in_it_leaves_nothing_out(package: Path) -> None:
+    named = set(re.findall(r"`(\w+\.py)`", package.read_text(encoding="utf-8").split('"""')[1]))
+    there = {file.name for file in package.parent.glob("*.py")} - {"__init__.py"}
+    assert not named or named == there

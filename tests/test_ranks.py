@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.evaluation.clusters import write_clusters
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import read_state
+from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests import elastic, ranks
 from tests.conftest import TINY

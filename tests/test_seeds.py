@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.config import OptimConfig, load_config
+from tcc_fast.config import load_config
 from tcc_fast.run_folder import Plan
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.seeds import parse_seeds, rank_seeds, refuse_a_single_one, train_seeds
+from tcc_fast.settings import OptimConfig
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate
 from tests.test_cli import type_in

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcc_fast.config import Config, built_in_names, load_config
+from tcc_fast.config import built_in_names, load_config
 from tcc_fast.method.step import Losses
+from tcc_fast.settings import Config
 from tcc_fast.telemetry import FEW_A_CLUSTER, CollapseAlarm, LossLog, MetricsFile, NonFiniteLoss, collapse_advice
 
 

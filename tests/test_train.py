@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 
 from tcc_fast import __main__, pipelines
 from tcc_fast.computing import resolve_precision
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.preemption import Preempted, Preemption
 from tcc_fast.runs.run_state import read_state
+from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate

@@ -27,12 +27,13 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import Config, config_from_tree
+from tcc_fast.config import config_from_tree
 from tcc_fast.distributed import gather_objects, keep_own_buffers, leave, processes, traffic
 from tcc_fast.method.batch_norm import share_batch_statistics
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
+from tcc_fast.settings import Config
 
 CLUSTERS, DIM, BATCH, WIDTH, SIDE = 10, 128, 512, 16, 8
 STEPS = 3

@@ -23,6 +23,7 @@ from bench_pipelines import CASES, make_set
 from gpu_page import REFERENCE, SPEED, TOLERANCE, SpeedCase
 
 from tcc_fast.bench import Task, compare
+from tcc_fast.bench.contenders import open_feed
 from tcc_fast.bench.queue_cost import queue_milliseconds
 from tcc_fast.bench.show import say_on_stderr
 from tcc_fast.bench.step import bench_step, figure
@@ -32,7 +33,6 @@ from tcc_fast.bench.stepping import (
     StepTask,
     build_step,
     endless,
-    open_feed,
     recorded,
     step_openers,
 )
@@ -48,11 +48,12 @@ from tcc_fast.bench.verify import (
     watch,
 )
 from tcc_fast.computing import compile_mode, resolve_precision, tune, view_dtype
-from tcc_fast.config import Config, DataConfig, ModelConfig, QueueConfig, TrainConfig, load_config
+from tcc_fast.config import load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
 from tcc_fast.datasets.pool import default_workers
 from tcc_fast.method.step import TrainingStep
+from tcc_fast.settings import Config, DataConfig, ModelConfig, QueueConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_QUEUE = 65_536

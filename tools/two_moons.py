@@ -22,12 +22,13 @@ from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import Config, config_from_tree
+from tcc_fast.config import config_from_tree
 from tcc_fast.evaluation.metrics import clustering_accuracy
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer, learning_rate, set_learning_rate
 from tcc_fast.method.start import kmeans_centres
 from tcc_fast.method.step import TrainingStep, build_queues
+from tcc_fast.settings import Config
 
 POINTS, NOISE, JITTER, BATCH, STEPS, START = 300, 0.06, 0.15, 150, 300, 180
 PARTS = ("loss", "loss_instance", "loss_cluster")

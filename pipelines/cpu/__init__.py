@@ -6,5 +6,6 @@ normalise, write. numba compiles it to vector instructions; it holds no lock of 
 batch. The results are those of `tcc_fast.views.augment`, which the tests hold it to.
 
 `draw.py` what happens to a view · `place.py` what moves pixels, of sums along y (`blend.py`) and along x (`mix.py`) ·
-`colour.py` what changes colours · `blur.py` · `views.py` one view, and a batch that threads share.
+`colour.py` what changes colours · `blur.py` · `views.py` one view, and a part of a batch · `maker.py` a whole batch,
+with its `threads.py` and its `buffers.py` · `compile.py` how numba is told to compile all that.
 """

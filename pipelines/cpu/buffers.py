@@ -38,13 +38,12 @@ class Buffers:
     def __init__(self) -> None:
         self._arrays: list[NDArray[Any]] = []
 
-    def take(self, *shape: int, dtype: Any = np.float32) -> Tensor:
-        """A tensor of any content. It is nobody else's until it and all its views are gone."""
+    def take(self, *shape: int) -> Tensor:
+        """A float32 tensor of any content. It is nobody else's until it and all its views are gone."""
         size = math.prod(shape)
         for place in range(len(self._arrays)):  # by place, since a variable would be one more reference
-            fits = self._arrays[place].size == size and self._arrays[place].dtype == dtype
-            if fits and _is_ours_alone(self._arrays, place, _OURS):
+            if self._arrays[place].size == size and _is_ours_alone(self._arrays, place, _OURS):
                 return torch.from_numpy(self._arrays[place]).view(shape)
-        fresh = np.empty(size, dtype=dtype)
+        fresh = np.empty(size, dtype=np.float32)
         self._arrays = [*self._arrays, fresh][-KEPT:]
         return torch.from_numpy(fresh).view(shape)

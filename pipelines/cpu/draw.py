@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.pipelines.cpu.compile import compiled
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.view_parameters import BLUR_SIGMA, CROP_ATTEMPTS
 
 ANGLE, SHEAR, ZOOM, TOP, LEFT, HEIGHT, WIDTH, FLIP, JITTER = range(9)

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.pipelines.cpu.buffers import Buffers
 from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, finished_views, make_plan, stored_views
+from tcc_fast.settings import AugmentConfig
 
 
 class CpuViews:

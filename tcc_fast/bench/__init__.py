@@ -1,11 +1,19 @@
-"""`tcc-fast bench pipelines`: how fast each pipeline makes views, on the user's own images and machine.
+"""`tcc-fast bench`: how fast pipelines make views of the user's own images, and where the time of a step goes.
 
 All contenders are opened and warmed up; then they take turns in rounds, so that whatever else happens on the machine
 meets all of them, and are compared within a round. A fixed piece of work before and after each turn tells whether the
 machine was itself; a disturbed turn is repeated.
 
-`rounds.py` the turns · `contenders.py` what is measured, `decoding.py` the ceiling · `calibrate.py` and `idle.py` when
-it may be · `summary.py` medians and ratios · `machine.py` what on · `show.py` and `plot.py` for people.
+`rounds.py` the turns · `calibrate.py` and `idle.py` when they may be · `summary.py` medians and ratios · `machine.py`
+what on · `show.py`, `show_step.py` and `plot.py` for people.
+
+`bench pipelines`: `contenders.py` what is measured, `decoding.py` the ceiling.
+
+`bench step`: `step.py` all of it · `stepping.py` the step as a contender, for one process (`single_process.py`) ·
+`plain.py` what it is compared with · `parts.py` its pieces · `roofline.py` what the device allows.
+
+For the report of a GPU: `verify.py` whether what was tuned is right, `one_rank.py` also with collectives ·
+`queue_cost.py` what a long Q costs.
 """
 
 from __future__ import annotations

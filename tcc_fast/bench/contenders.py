@@ -12,11 +12,11 @@ from tcc_fast.batch import Pipeline
 from tcc_fast.bench.decoding import open_decoding
 from tcc_fast.bench.rounds import Source
 from tcc_fast.computing import compile_mode
-from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.pipelines import choose_pipeline, open_backend
+from tcc_fast.pipelines import Choice, choose_pipeline, open_backend
 from tcc_fast.pipelines.order import SINGLE, EpochOrder
+from tcc_fast.settings import Config
 
 DECODE = "decode only"
 BASELINE = "torch"
@@ -32,7 +32,7 @@ class LongEpochs(EpochOrder):
     """Epochs strung together to long ones, so that none ends while a small data set stands in for a large one."""
 
     def __init__(self, order: EpochOrder) -> None:
-        super().__init__(len(order.images), order.batch_size, order.seed, order.shard, order.images.start)
+        super().__init__(order.images, order.batch_size, order.seed, order.shard)
         self._inner = order
         self.batches_per_epoch = LONG_EPOCH
 
@@ -71,7 +71,8 @@ class Task:
         Raises:
             ValueError: the batch does not fit the data set.
         """
-        order = EpochOrder(len(self.dataset), self.config.train.batch_size, self.config.seed, SINGLE)
+        images = self.dataset.split(self.config.data.split)
+        order = EpochOrder(images, self.config.train.batch_size, self.config.seed, SINGLE)
         return LongEpochs(order) if self.long_epochs else order
 
 
@@ -99,13 +100,23 @@ def open_pipeline_source(task: Task, name: str) -> Source:
     Raises:
         ValueError: it cannot work here; says why.
     """
-    data = task.config.data.model_copy(update={"pipeline": name})
-    config = task.config.model_copy(update={"data": data})
-    choice = choose_pipeline(task.dataset, config, task.device)
-    compiled = compile_mode(config.train.compile, task.device, 1) != "off"  # views are made as training makes them
-    pipeline = open_backend(name, task.dataset, config, task.device, task.order(), task.dtype, compiled)
+    compiled = compile_mode(task.config.train.compile, task.device, 1) != "off"  # views are made as training makes them
+    pipeline, choice = open_feed(task, name, compiled)
     stride = max(1, task.threads) if name == "torch" else 1
     return Source(_count_images(pipeline), choice.reason, ahead(name, task.threads), stride, pipeline.close)
+
+
+def open_feed(task: Task, name: str | None = None, compiled: bool = False) -> tuple[Pipeline, Choice]:
+    """A pipeline; None: the one that the settings choose.
+
+    Raises:
+        ValueError: it cannot work here; says why.
+    """
+    data = task.config.data.model_copy(update={"pipeline": name or task.config.data.pipeline})
+    config = task.config.model_copy(update={"data": data})
+    choice = choose_pipeline(task.dataset, config, task.device)
+    order = task.order()
+    return open_backend(choice.name, task.dataset, config, task.device, order, task.dtype, compiled), choice
 
 
 def _count_images(pipeline: Pipeline) -> Iterator[int]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tcc_fast.bench.rounds import Source
 from tcc_fast.datasets import Dataset
-from tcc_fast.pipelines import installed
 from tcc_fast.pipelines.cpu.threads import Threads
+from tcc_fast.pipelines.installed import installed
 from tcc_fast.pipelines.order import EpochOrder
 
 PART = 8

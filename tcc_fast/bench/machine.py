@@ -11,7 +11,7 @@ import torch
 
 from tcc_fast import __version__
 from tcc_fast.bench.contenders import Task
-from tcc_fast.config import AugmentConfig
+from tcc_fast.settings import AugmentConfig
 
 PACKAGES = {"torch": "torch", "torchvision": "torchvision", "FFCV": "ffcv", "numba": "numba", "Pillow": "pillow"}
 

@@ -23,12 +23,12 @@ from tcc_fast import distributed
 from tcc_fast.batch import Batch
 from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.computing import compile_mode
-from tcc_fast.config import Config, LossConfig, ModelConfig, MomentumConfig, OptimConfig, QueueConfig, TrainConfig
 from tcc_fast.method.batch_norm import share_batch_statistics
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.session import STEPS
+from tcc_fast.settings import Config, LossConfig, ModelConfig, MomentumConfig, OptimConfig, QueueConfig, TrainConfig
 
 STEPS_TAKEN, IMAGES, SIDE = 3, 32, 32
 TOLERANCE = 1e-6

@@ -21,11 +21,11 @@ from torchvision import transforms
 from tcc_fast.batch import Batch
 from tcc_fast.bench.contenders import Task
 from tcc_fast.bench.single_process import SingleProcess
-from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.method.model import TCC, momentum_at, momentum_twin
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
 from tcc_fast.pipelines.decoded import channel_moments, common_geometry, decode
+from tcc_fast.settings import Config
 from tcc_fast.views.resample import blur_kernel_size
 from tcc_fast.views.view_parameters import BLUR_SIGMA
 

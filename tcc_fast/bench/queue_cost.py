@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from tcc_fast.bench.parts import clock
 from tcc_fast.bench.rounds import Pace
-from tcc_fast.config import Config
 from tcc_fast.method.losses import instance_log_likelihood
-from tcc_fast.method.queues import MomentumQueue
+from tcc_fast.method.queues import ShardedQueue
+from tcc_fast.settings import Config
 
 LEAD = 3_000_000
 """Cycles that a GPU is kept busy before each time, about 1.5 ms: what is timed is launched by then."""
@@ -25,7 +25,7 @@ def queue_milliseconds(config: Config, device: torch.device, compiled: bool, rep
         repeats: how many.
     """
     batch, dim = config.train.batch_size, config.model.feature_dim
-    queue = MomentumQueue(config.queue.instance_length, dim).to(device)
+    queue = ShardedQueue(config.queue.instance_length, dim).to(device)
     generator = torch.Generator(device).manual_seed(0)
 
     def representations(count: int) -> torch.Tensor:
@@ -33,10 +33,9 @@ def queue_milliseconds(config: Config, device: torch.device, compiled: bool, rep
 
     queue.enqueue_no_sync(representations(queue.length))
     e, e_hat = representations(batch).requires_grad_(), representations(batch)
-    valid = torch.ones(queue.length, dtype=torch.bool, device=device)
 
-    def contrast(e: torch.Tensor, e_hat: torch.Tensor, keys: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        return instance_log_likelihood(e, e_hat, keys, config.loss.temperature, valid).mean()
+    def contrast(e: torch.Tensor, e_hat: torch.Tensor) -> torch.Tensor:
+        return instance_log_likelihood(e, e_hat, queue.keys, config.loss.temperature, queue.valid).mean()
 
     options = {"fullgraph": True, "dynamic": False}
     loss = torch.compile(contrast, **options) if compiled else contrast  # type: ignore[call-overload]
@@ -48,7 +47,7 @@ def queue_milliseconds(config: Config, device: torch.device, compiled: bool, rep
             torch.cuda._sleep(LEAD)
         meter.start()
         e.grad = None
-        loss(e, e_hat, queue.keys, valid).backward()
+        loss(e, e_hat).backward()
         enqueue(e_hat)
         meter.mark("queue")
         pace()

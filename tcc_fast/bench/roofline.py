@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tcc_fast.bench.rounds import synchronise
 from tcc_fast.bench.single_process import SingleProcess
-from tcc_fast.config import Config
 from tcc_fast.method.step import TrainingStep, build_queues
+from tcc_fast.settings import Config
 
 COUNTED = 2
 """Images that the counting runs on; the work is proportional to their number."""

@@ -20,6 +20,7 @@ import torch
 
 from tcc_fast.batch import Batch
 from tcc_fast.bench import compare
+from tcc_fast.bench.contenders import open_feed
 from tcc_fast.bench.parts import PARTS, PeakMemory, PiecewiseStep, busy_milliseconds, clock, measure_parts
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
 from tcc_fast.bench.rounds import Calibrate, reason, synchronise
@@ -31,7 +32,6 @@ from tcc_fast.bench.stepping import (
     StepTask,
     eager,
     endless,
-    open_feed,
     own_step,
     step_openers,
     steps,

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch, Pipeline
-from tcc_fast.bench.contenders import Openers, Task, ahead
+from tcc_fast.bench.contenders import Openers, Task, ahead, open_feed
 from tcc_fast.bench.plain import build_plain_step, end_workers, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.rounds import REPEATS, Source
 from tcc_fast.bench.single_process import SingleProcess
-from tcc_fast.config import Config
 from tcc_fast.method.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
-from tcc_fast.pipelines import choose_pipeline, open_backend
 from tcc_fast.session import STEPS
+from tcc_fast.settings import Config
 
 PLAIN = "plain"
 PLAIN_FIXED = "plain, fixed"
@@ -79,19 +78,6 @@ def recorded(step: TrainingStep) -> GraphedStep:
     assert isinstance(step, CompiledStep)
     parts = (step.config, step.model, step.twin, step.queues, step.optimizer, step.accelerator)
     return GraphedStep(*parts, compiled=step)
-
-
-def open_feed(task: Task, name: str | None = None, compiled: bool = False) -> tuple[Pipeline, str]:
-    """A pipeline and its name; None: the one that the settings choose.
-
-    Raises:
-        ValueError: it cannot work here; says why.
-    """
-    data = task.config.data.model_copy(update={"pipeline": name or task.config.data.pipeline})
-    config = task.config.model_copy(update={"data": data})
-    choice = choose_pipeline(task.dataset, config, task.device)
-    order = task.order()
-    return open_backend(choice.name, task.dataset, config, task.device, order, task.dtype, compiled), choice.name
 
 
 def endless(pipeline: Pipeline) -> Iterator[Batch]:
@@ -163,11 +149,11 @@ def step_openers(
         return Source(steps(build_plain_step(plain_task.config, task.device), batches), "the same, on one batch")
 
     def fed(pipeline_name: str | None) -> Source:
-        pipeline, name = open_feed(task, pipeline_name, what.compiling != "off")
-        note = f"compile={what.compiling}, pipeline {name}"
-        again = repeats if name == "resident" else REPEATS
+        pipeline, choice = open_feed(task, pipeline_name, what.compiling != "off")
+        note = f"compile={what.compiling}, pipeline {choice.name}"
+        again = repeats if choice.name == "resident" else REPEATS
         source = steps(ours(), endless(pipeline))
-        return Source(source, note, ahead(name, task.threads), close=pipeline.close, repeats=again)
+        return Source(source, note, ahead(choice.name, task.threads), close=pipeline.close, repeats=again)
 
     def fixed() -> Source:
         batches = itertools.repeat(fixed_batch(task))

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from tcc_fast.batch import Batch
-from tcc_fast.bench.contenders import Task
-from tcc_fast.bench.stepping import endless, open_feed
+from tcc_fast.bench.contenders import Task, open_feed
+from tcc_fast.bench.stepping import endless
 from tcc_fast.computing import view_dtype
-from tcc_fast.config import AugmentConfig
 from tcc_fast.method.compiled_step import GraphedStep
 from tcc_fast.method.optim import learning_rate, set_learning_rate
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.pipelines.view_maker import TensorViews
+from tcc_fast.settings import AugmentConfig
 
 STATE_AFTER = 10
 """Steps after which what they have changed is compared."""

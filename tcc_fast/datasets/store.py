@@ -68,12 +68,16 @@ class Dataset:
 
         Raises:
             IndexError: no such index. Negative ones are not counted from the end.
-            ValueError: the shard is shorter than it was when opened; an image that stayed where it was has changed.
+            ValueError: the shard is shorter than it was when opened, or the disk fails; an image that stayed where it
+                was has changed.
         """
         index = self._check(index)
         if self._root is not None:
             return self._read_in_place(index)
-        data = self._pread(int(self._shard_of[index]), int(self._offsets[index]), int(self._lengths[index]))
+        try:
+            data = self._pread(int(self._shard_of[index]), int(self._offsets[index]), int(self._lengths[index]))
+        except OSError as error:  # a disk that fails
+            raise ValueError(f"{self._where(index)}: cannot be read ({error.strerror})") from None
         if len(data) != self._lengths[index]:
             raise ValueError(f"{self._where(index)}: the shard ends within the image; convert the data set again")
         return data

@@ -20,7 +20,6 @@ from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
 
 from tcc_fast.computing import cpu_threads, view_dtype
-from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.manifest import UNLABELLED
 from tcc_fast.distributed import decide, rank
@@ -31,6 +30,7 @@ from tcc_fast.method.model import TCC
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.pipelines import open_pipeline
 from tcc_fast.pipelines.decoded import common_geometry, decode
+from tcc_fast.settings import Config
 from tcc_fast.whole_file import write_whole
 
 KMEANS_RESTARTS = 10

@@ -48,12 +48,12 @@ def label_free_scores(features: Tensor, assignment: Tensor) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
 def describe(values: dict[str, float]) -> str:
     """Quantities by name, for people."""
     return ", ".join(f"{name} none" if math.isnan(value) else f"{name} {value:.3f}" for name, value in values.items())
 
 
+@torch.no_grad()
 def view_agreement(model: TCC, pipeline: Pipeline, bf16: bool = False) -> float:
     """Share of the images of an epoch whose two augmented views get the same argmax π, 0 to 1.
 

@@ -10,9 +10,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
-from tcc_fast.config import ModelConfig
 from tcc_fast.method.batch_norm import BatchNorm2d
 from tcc_fast.method.own_encoder import build_own_encoder
+from tcc_fast.settings import ModelConfig
 
 
 class SmallResNet(nn.Module):

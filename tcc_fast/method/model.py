@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcc_fast.config import LossConfig, ModelConfig
 from tcc_fast.method.assign import gumbel_softmax, initial_prototypes, log_assignment
 from tcc_fast.method.batch_norm import BatchNorm1d
 from tcc_fast.method.encoder import build_encoder
+from tcc_fast.settings import LossConfig, ModelConfig
 
 
 class Outputs(NamedTuple):

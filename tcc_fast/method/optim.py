@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tcc_fast.config import OptimConfig
+from tcc_fast.settings import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, compiled: bool = False) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tcc_fast.config import ModelConfig
+from tcc_fast.settings import ModelConfig
 
 
 def build_own_encoder(config: ModelConfig) -> nn.Module:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcc_fast.config import StartConfig
 from tcc_fast.notice import Notice
+from tcc_fast.settings import StartConfig
 
 MAX_IMAGES = 50_000
 """A start sees at most this many features, evenly spread over the data set."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import Config
 from tcc_fast.distributed import rank, sum_over_ranks, world_size
 from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys_of_each, scalar_key
 from tcc_fast.method.assign import cluster_representation, cluster_sums
@@ -32,6 +31,7 @@ from tcc_fast.method.losses import (
 )
 from tcc_fast.method.model import TCC, Outputs, momentum_at, update_twin
 from tcc_fast.method.queues import MomentumQueue, ShardedQueue
+from tcc_fast.settings import Config
 
 
 @dataclass(frozen=True)

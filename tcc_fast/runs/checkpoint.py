@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tcc_fast.config import Config
 from tcc_fast.distributed import gather_objects, rank
 from tcc_fast.method.model import TCC
 from tcc_fast.method.step import Queues
@@ -42,6 +41,7 @@ from tcc_fast.runs.training_tensors import (
     rng_tensors,
     set_rng,
 )
+from tcc_fast.settings import Config
 
 
 def save_checkpoint(run: Path, state: RunState, training: Training, keep: int, log: dict[str, Tensor]) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
+from tcc_fast.settings import Config
 from tcc_fast.whole_file import write_whole
 
 CONFIG_FILE = "config.yaml"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tcc_fast.config import Config, config_from_tree
+from tcc_fast.config import config_from_tree
 from tcc_fast.runs.checkpoint_folder import STATE_FILE
+from tcc_fast.settings import Config
 
 FORMAT_VERSION = 2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset
 from tcc_fast.runs.run_state import RunState
+from tcc_fast.settings import Config
 
 # What may differ between a run and its continuation: nothing here touches what is computed.
 _FREE_KEYS = (

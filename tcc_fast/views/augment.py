@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tcc_fast.config import AugmentConfig
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.colour import RGB, channels, colour_jitter, grey, where
 from tcc_fast.views.resample import affine, crop_resize, gaussian_blur
 from tcc_fast.views.view_parameters import ViewParameters

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tcc_fast.config import AugmentConfig
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.view_parameters import ViewParameters
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import uniform
+from tcc_fast.settings import AugmentConfig
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 NUM_DRAWS = 16 + 3 * CROP_ATTEMPTS

@@ -5,6 +5,7 @@ No figure is held against the clock: these machines are not for measuring.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -25,15 +26,16 @@ from PIL import Image
 
 from tcc_fast import pipelines
 from tcc_fast.bench import DECODE, PIPELINES, Source, Task, compare, idle, openers, rounds, summarise
-from tcc_fast.bench.contenders import LongEpochs
+from tcc_fast.bench.contenders import LongEpochs, open_feed
 from tcc_fast.bench.decoding import open_decoding
 from tcc_fast.bench.idle import family
 from tcc_fast.bench.machine import describe_recipe
 from tcc_fast.bench.plot import comparison_svg
 from tcc_fast.bench.show import footing, times
-from tcc_fast.config import AugmentConfig, load_config
+from tcc_fast.config import load_config
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.pipelines.order import SINGLE, EpochOrder
+from tcc_fast.settings import AugmentConfig
 from tests.conftest import TINY, load_tool
 from tests.test_cli import type_in
 
@@ -330,13 +332,23 @@ def test_what_never_rests_is_waited_for_no_longer_than_asked(monkeypatch: pytest
 
 
 def test_long_epochs_are_the_same_batches_without_an_end_between() -> None:
-    order = EpochOrder(20, 6, 3, SINGLE)
+    order = EpochOrder(range(20), 6, 3, SINGLE)
     long = LongEpochs(order)
     assert long.batches_per_epoch > 1000
     for batch in range(7):
         assert torch.equal(long.indices(0, batch), order.indices(*divmod(batch, 3)))
     follows = order.indices(*divmod(long.batches_per_epoch, 3))
     assert torch.equal(long.indices(1, 0), follows)
+
+
+def test_what_is_measured_are_the_images_that_a_training_would_take(task: Task) -> None:
+    dataset = open_dataset(task.dataset.path)
+    dataset.manifest = dataclasses.replace(dataset.manifest, splits={"late": (900, 1000), "all": (0, 1797)})
+    some = dataclasses.replace(task, dataset=dataset, config=load_config("digits", [*SETTINGS, "data.split=late"]))
+    pipeline, choice = open_feed(some)
+    assert "all 100 images" in choice.reason
+    assert {int(index) for batch in pipeline for index in batch.index} <= set(range(900, 1000))
+    pipeline.close()
 
 
 @pytest.mark.usefixtures("at_once")
@@ -378,7 +390,7 @@ def test_decoding_takes_the_fastest_decoder_that_reads_the_set(beton: bool, tmp_
     formats = "tar,beton" if beton else "tar"
     convert("folder", tmp_path / "set", tmp_path / "raw", short_side=0, workers=1, formats=formats, progress=False)
     dataset = open_dataset(tmp_path / "set")
-    source = open_decoding(dataset, EpochOrder(6, 4, 0, SINGLE), 2)
+    source = open_decoding(dataset, EpochOrder(range(6), 4, 0, SINGLE), 2)
     words = "libjpeg-turbo, as FFCV calls it; 1 images are no JPEGs and are only copied" if beton else "Pillow"
     assert source.note == f"{words}, 2 threads"
     assert list(itertools.islice(source.batches, 3)) == [4, 4, 4]

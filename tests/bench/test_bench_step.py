@@ -40,11 +40,12 @@ from tcc_fast.bench.stepping import (
     step_openers,
     steps,
 )
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.method.model import TCC
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.session import with_num_clusters
+from tcc_fast.settings import Config
 from tests.bench.test_bench import Calibration
 from tests.conftest import TINY
 from tests.test_cli import type_in

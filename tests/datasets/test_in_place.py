@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tcc_fast.config import Config, DataConfig, TrainConfig
 from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.pipelines import open_pipeline
+from tcc_fast.settings import Config, DataConfig, TrainConfig
 
 
 @pytest.fixture

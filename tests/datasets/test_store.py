@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -239,3 +240,16 @@ def test_numpy_indices(packed: Path) -> None:
     dataset = open_dataset(packed)
     index: Any = np.int64(3)
     assert dataset.read(index) == dataset.read(3)
+
+
+def test_an_image_that_the_disk_does_not_give_is_named(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    dataset = open_dataset(packed)
+    dataset.read(0)
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(
+        ValueError, match=r"shard-00000\.tar: image 3 \(from .*\): cannot be read \(Input/output error\)"
+    ):
+        dataset.read(3)

@@ -71,8 +71,16 @@ def test_views_that_get_the_same_cluster_are_counted() -> None:
     config = config_from_tree({"model": {"num_clusters": 2, "feature_dim": 3}})
     model = TCC(config.model, config.loss, torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
     model.set_prototypes(torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
+    model.encoder.append(torch.nn.Linear(3, 3))
+    torch.nn.init.eye_(model.encoder[-1].weight)
+    torch.nn.init.zeros_(model.encoder[-1].bias)
     modes: list[bool] = []
-    model.encoder.register_forward_hook(lambda module, *_: modes.append(module.training))
+
+    def note(module: torch.nn.Module, views: object, features: Tensor) -> None:
+        modes.append(module.training)
+        assert not features.requires_grad
+
+    model.encoder.register_forward_hook(note)
     assert view_agreement(model.train(), Views()) == 6 / 8  # type: ignore[arg-type]
     assert modes == [False] * 4  # else each image's cluster would depend on its batch
     assert model.training

@@ -21,7 +21,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from tcc_fast.batch import Batch
 from tcc_fast.bench.verify import restore, state_of
 from tcc_fast.computing import compile_mode
-from tcc_fast.config import Config, config_from_tree
+from tcc_fast.config import config_from_tree
 from tcc_fast.method.compiled_step import (
     SCALARS,
     WARM_UP,
@@ -36,6 +36,7 @@ from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer, learning_rate, set_learning_rate
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
 from tcc_fast.session import STEPS, _build_training
+from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests.method.test_step import fresh_accelerate
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tcc_fast.config import ModelConfig
 from tcc_fast.method.encoder import backbone_advice, build_encoder, stem_advice
-from tcc_fast.settings import BACKBONES
+from tcc_fast.settings import BACKBONES, ModelConfig
 
 OWN = "mine:encoder"
 """An encoder of the user's."""

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tcc_fast.config import LossConfig, ModelConfig
 from tcc_fast.method.model import TCC, momentum_at, momentum_twin, update_twin
+from tcc_fast.settings import LossConfig, ModelConfig
 from tests import equations
 
 B, K, D = 6, 4, 5

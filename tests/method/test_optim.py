@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tcc_fast.config import LossConfig, ModelConfig, OptimConfig
 from tcc_fast.method.model import TCC
 from tcc_fast.method.optim import build_optimizer, learning_rate, set_learning_rate
+from tcc_fast.settings import LossConfig, ModelConfig, OptimConfig
 
 
 def model() -> TCC:

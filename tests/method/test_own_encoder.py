@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from tcc_fast.config import ModelConfig, load_config
+from tcc_fast.config import load_config
 from tcc_fast.evaluation.predict import Predictor
 from tcc_fast.method.batch_norm import GlobalBatchNorm, share_batch_statistics
 from tcc_fast.method.encoder import build_encoder
 from tcc_fast.method.own_encoder import check_encoder
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.run_state import read_state
+from tcc_fast.settings import ModelConfig
 from tcc_fast.train import train
 from tests.conftest import TINY
 

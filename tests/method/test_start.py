@@ -13,7 +13,6 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info
 from torch import Tensor
 
-from tcc_fast.config import StartConfig
 from tcc_fast.method.start import (
     EIGENVECTORS,
     WEAK_EDGES,
@@ -22,6 +21,7 @@ from tcc_fast.method.start import (
     kmeans_centres,
     spectral_centres,
 )
+from tcc_fast.settings import StartConfig
 
 Start = Callable[[Tensor, int, int, int], Tensor]
 STARTS: dict[str, Start] = {"kmeans": kmeans_centres, "spectral": spectral_centres}

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from tcc_fast.batch import Batch
 from tcc_fast.bench.stepping import build_step
-from tcc_fast.config import Config, config_from_tree, load_config
+from tcc_fast.config import config_from_tree, load_config
 from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys, scalar_key
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
+from tcc_fast.settings import Config
 from tests import equations
 from tests.conftest import TINY
 

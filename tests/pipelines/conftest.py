@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from tcc_fast.batch import Pipeline
-from tcc_fast.config import AugmentConfig, Config, DataConfig, TrainConfig
 from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.pipelines import Shard, open_pipeline
+from tcc_fast.settings import AugmentConfig, Config, DataConfig, TrainConfig
 
 Open = Callable[..., Pipeline]
 

@@ -22,7 +22,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import keys, scalar_key
 from tcc_fast.pipelines.cpu import compile as compiling
 from tcc_fast.pipelines.cpu import draw as drawing
@@ -31,6 +30,7 @@ from tcc_fast.pipelines.cpu.maker import CpuViews
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
 from tcc_fast.pipelines.view_maker import TensorViews, view_maker
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views import colour, resample
 from tcc_fast.views.augment import apply, finish
 from tcc_fast.views.view_parameters import ViewParameters, draw
@@ -566,10 +566,10 @@ def makers(size: int, dtype: torch.dtype = torch.float32) -> tuple[CpuViews, Ten
 def test_tensors_make_the_same_views(size: int) -> None:
     source = images(30, 20, 24)
     sizes = torch.randint(15, 60, (30, 2), generator=torch.Generator().manual_seed(0))
-    index = torch.tensor([7, 29, 0, 7, 3, 11])
+    index = 70 + torch.tensor([7, 29, 0, 7, 3, 11])
     crops, parameters = images(30, size, size), parameters_of(EVERYTHING, sizes, 1)
     cpu, tensors = makers(size)
-    pairs = list(zip(*(maker.stored(source, sizes, index, bases()) for maker in (cpu, tensors)), strict=True))
+    pairs = list(zip(*(maker.stored(source, sizes, index, bases(), 70) for maker in (cpu, tensors)), strict=True))
     pairs.append((cpu.finished(crops, parameters.pack()), tensors.finished(crops, parameters.pack())))
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE / 0.2)

@@ -20,7 +20,7 @@ pytest.importorskip("nvidia.dali")
 
 
 def filled(dataset: Dataset, count: int, height: int, width: int, shard: Shard = SINGLE) -> torch.Tensor:
-    out = torch.zeros(count, height, width, 3, dtype=torch.uint8)
+    out = torch.empty(count, height, width, 3, dtype=torch.uint8)
     fill_by_dali(out, dataset, shard)
     return out
 
@@ -57,3 +57,14 @@ def test_an_image_that_cannot_be_decoded_is_an_error(photos: Path, damaged: Any)
     for _ in range(20):  # DALI by itself brings the process down, more often than not
         with pytest.raises(RuntimeError):
             filled(dataset, 46, 48, 48)
+
+
+def test_what_cannot_be_decoded_in_another_share_is_no_trouble(photos: Path, damaged: Any) -> None:
+    """A batch of 16 would reach beyond the 15 images of the second share, to those of the third."""
+    dataset = damaged(photos, dict.fromkeys((image for image in range(30, 46) if image in jpegs(photos)), b""))
+    found = filled(dataset, 15, 48, 48, Shard(1, 3))
+    assert (found.float() - decode(dataset, range(15, 30), (48, 48)).float()).abs().mean() < 1.5
+
+
+def jpegs(photos: Path) -> list[int]:
+    return np.flatnonzero(~open_dataset(photos).is_png()).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_an_undecodable_image_is_reported_once_and_left_blank(
                 assert not views.any()
             else:
                 assert torch.equal(views, healthy)
+
+
+@every_backend
+@pytest.mark.filterwarnings("ignore:.*is left blank")
+def test_an_undecodable_image_of_a_split_is_left_blank(
+    pipeline: Any, photos: Path, damaged: Any, backend: tuple[Any, ...]
+) -> None:
+    bad = max(image for image in jpegs(photos) if image < 44)
+    dataset = damaged(photos, {bad: b""})
+    dataset.manifest = dataclasses.replace(dataset.manifest, splits={"late": (20, 44), "all": (0, 46)})
+    views = dict(views_of(list(pipeline(dataset, *backend, split="late"))))
+    assert sorted(views) == list(range(20, 44))
+    assert [image for image in views if not views[image].any()] == [bad]
 
 
 @every_backend

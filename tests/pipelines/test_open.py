@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from tcc_fast import pipelines
-from tcc_fast.config import Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.datasets.pool import default_workers
-from tcc_fast.pipelines import Shard, choose_pipeline, free_memory, installed, memory, open_pipeline
+from tcc_fast.pipelines import Shard, choose_pipeline, memory, open_pipeline
+from tcc_fast.pipelines.installed import installed
+from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.resident import ResidentPipeline
+from tcc_fast.settings import Config
 
 CPU = torch.device("cpu")
 NEEDED = 46 * 3 * 48 * 48

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines.decoded import channel_moments
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.view_parameters import ViewParameters, draw
 
 ONLY_CROP: dict[str, Any] = {"rotation": 0, "shear": 0, "zoom": (1, 1), "jitter": 0, "grey": 0, "blur": 0}

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
-from tcc_fast.config import AugmentConfig, Config
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines import dali_views
 from tcc_fast.pipelines.decoded import channel_moments
+from tcc_fast.settings import AugmentConfig, Config
 from tcc_fast.views.augment import apply, finish, place
 from tcc_fast.views.view_parameters import ViewParameters, draw
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tcc_fast.config import Config, config_from_tree, load_config
+from tcc_fast.config import config_from_tree, load_config
 from tcc_fast.runs import checkpoint as checkpoints
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, keep_newest, list_checkpoints
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.session import open_session
+from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate

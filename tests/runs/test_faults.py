@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.datasets import convert
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.run_state import read_state
+from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.run_lock import RunLock
+from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests.conftest import TINY
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tcc_fast.config import Config, all_keys, config_from_tree
+from tcc_fast.config import all_keys, config_from_tree
 from tcc_fast.runs.same_run import _CHANGEABLE_KEYS, differing_settings
+from tcc_fast.settings import Config
 
 FREE = {
     "data.workers",

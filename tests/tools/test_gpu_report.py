@@ -32,10 +32,11 @@ from tcc_fast.bench.verify import (
     view_deviation,
     watch,
 )
-from tcc_fast.config import Config, load_config
+from tcc_fast.config import load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.pipelines.view_maker import TensorViews
+from tcc_fast.settings import Config
 from tests.bench.test_bench_step import Quick
 from tests.conftest import TINY, load_tool
 from tests.method.test_step import fresh_accelerate

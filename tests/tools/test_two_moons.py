@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tcc_fast.config import LossConfig, ModelConfig
+from tcc_fast.settings import LossConfig, ModelConfig
 from tests.conftest import load_tool
 from tests.method.test_step import fresh_accelerate
 

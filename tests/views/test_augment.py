@@ -33,9 +33,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from tcc_fast.config import AugmentConfig
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
 from tcc_fast.pipelines.torch_views import reference_transform
+from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.augment import apply, normalize, whole_view
 from tcc_fast.views.colour import channels, colour_jitter, grey
 from tcc_fast.views.resample import affine, blur_kernel_size, crop_resize, gaussian_blur
