@@ -14,8 +14,10 @@ from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from tcc_fast.method.start import (
+    COPY,
     EIGENVECTORS,
     WEAK_EDGES,
+    distinct,
     evenly_spread,
     find_centres,
     kmeans_centres,
@@ -68,7 +70,7 @@ def test_spectral_clusters_are_those_of_a_dense_transcription() -> None:
 
 def test_spectral_clusters_may_be_chains() -> None:
     """Two circles of latitude: a k-means halves them, normalised cuts tell one from the other."""
-    angle = torch.linspace(0, 2 * math.pi, 201)[:200]
+    angle = torch.linspace(0, 2 * math.pi, 61)[:60]  # near ones would be copies
     north, middle = math.radians(55), math.radians(20)
     circles = [
         torch.stack([math.cos(a) * angle.cos(), math.cos(a) * angle.sin(), torch.full_like(angle, math.sin(a))], dim=1)
@@ -80,6 +82,28 @@ def test_spectral_clusters_may_be_chains() -> None:
     torch.testing.assert_close(found[found[:, 2].argsort()], expected, atol=1e-3, rtol=0)
     halved = kmeans_centres(points, 2, 10, 0)
     assert halved[:, :2].norm(dim=1).min() > 0.3
+
+
+def test_copies_of_images_have_no_say_in_spectral_clusters() -> None:
+    """Without that, each of 60 images with 25 copies would be a component of the graph, where four clusters are."""
+    generator = torch.Generator().manual_seed(2)
+    points = torch.eye(4, 16).repeat(60, 1) + 0.3 * torch.randn(240, 16, generator=generator)
+    copies = points[:60].repeat(25, 1)
+    copies = torch.cat([copies[:700], copies[700:] + 1e-3 * torch.randn(800, 16, generator=generator)])
+    assert torch.equal(spectral_centres(torch.cat([points, copies]), 4, 5, 0), spectral_centres(points, 4, 5, 0))
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_what_is_distinct_is_no_copy_of_what_is(block: int) -> None:
+    """One image after the other, in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.nn.functional.normalize(torch.randn(300, 3, generator=generator, dtype=torch.float64), dim=1).numpy()
+    kept: list[int] = []
+    for row in range(300):
+        if all(points[row] @ points[other] < COPY for other in kept):
+            kept.append(row)
+    assert 50 < len(kept) < 290
+    assert np.flatnonzero(distinct(points, block)).tolist() == kept
 
 
 def test_where_the_graph_has_too_few_clusters_a_k_means_starts_them() -> None:
