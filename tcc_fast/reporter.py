@@ -13,7 +13,7 @@ from tcc_fast.method.encoder import backbone_advice, stem_advice
 from tcc_fast.method.queues import queue_advice
 from tcc_fast.runs.run_files import CONFIG_FILE, write_run_files
 from tcc_fast.session import Session
-from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile
+from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, batch_advice
 
 SILENCE = 60.0
 """Seconds without a line, after which a user wonders."""
@@ -71,7 +71,9 @@ class Reporter:
         queue = queue_advice(config.queue.instance_length, num_images)
         size = dataset.manifest.geometry.size_advice(config.data.image_size)
         slow = backbone_advice(config.model, accelerator.device)
-        for advice in filter(None, (stem, queue, size, slow)):
+        assert config.model.num_clusters is not None
+        batch = batch_advice(config, config.model.num_clusters)
+        for advice in filter(None, (stem, queue, size, slow, batch)):
             self.display.alarm(advice)
         if checkpoint:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
@@ -126,7 +128,7 @@ class Reporter:
         if session.config.train.tensorboard:
             session.accelerator.log(line, step=session.step)
         if session.training_step.clusters_on(session.step - 1):
-            for sentence in self.alarm.check(line, images):
+            for sentence in self.alarm.check(line, self.log.sizes):
                 self.display.alarm(sentence)
 
     def epoch_loss(self, epoch: int) -> float | None:

@@ -19,6 +19,8 @@ from tcc_fast.whole_file import write_whole
 
 FEW_A_CLUSTER = 5
 """Images of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
+ENOUGH_A_CLUSTER = 20
+"""Images of a cluster, on average, among which one that gets none is dead. Ours."""
 
 
 class NonFiniteLoss(ValueError):
@@ -29,6 +31,8 @@ class LossLog:
     """Collects the losses of every step on the device; reading them waits for the device once per interval."""
 
     def __init__(self) -> None:
+        self.sizes = torch.zeros(0)
+        """(K,) images of each cluster, over all ranks, in the interval that was read last."""
         self._clear()
 
     def _clear(self) -> None:
@@ -89,7 +93,7 @@ class LossLog:
                     raise NonFiniteLoss(f"{name} became {value} at step {step - len(table) + row + 1}")
         mean_pi = total_over_ranks_(torch.stack(self._mean_pi).mean(dim=0)).double() / world_size()
         sizes = total_over_ranks_(torch.stack(self._sizes).sum(dim=0))
-        shares = sizes / sizes.sum()
+        self.sizes, shares = sizes.cpu(), sizes / sizes.sum()
         means = dict(zip(SCALAR_LOSSES, scalars.double().mean(dim=0).tolist(), strict=True))
         entropy_mean = -(mean_pi * mean_pi.clamp(min=1e-30).log()).sum().item()
         seconds = time.perf_counter() - self._since
@@ -155,13 +159,15 @@ class CollapseAlarm:
         assert config.model.num_clusters is not None
         self.config, self.num_clusters = config, config.model.num_clusters
         self._seen: dict[str, int] = {}
+        self._sizes = torch.zeros(self.num_clusters)
 
-    def check(self, line: dict[str, float], images_seen: int) -> list[str]:
+    def check(self, line: dict[str, float], sizes: Tensor) -> list[str]:
         """New troubles in a logged line.
 
         Args:
             line: what :meth:`LossLog.read` gave.
-            images_seen: images in that interval; too few say nothing about empty clusters.
+            sizes: images of each cluster in that interval, (K,); too few say nothing about empty clusters, so they are
+                added up over lines until there are enough.
         """
         k, highest = self.num_clusters, math.log(self.num_clusters)
         troubles = {}
@@ -172,11 +178,27 @@ class CollapseAlarm:
                 f"assignments are uniform (entropy {line['entropy']:.2f} of at most {highest:.2f}), so no image "
                 "belongs anywhere"
             )
-        elif line["empty_clusters"] and images_seen >= 20 * k:
-            troubles["dead"] = f"{line['empty_clusters']:.0f} of {k} clusters get no image"
-        self._seen = {name: self._seen.get(name, 0) + 1 for name in troubles}
+        self._sizes += sizes
+        enough = self._sizes.sum() >= ENOUGH_A_CLUSTER * k
+        if enough:
+            if (empty := int((self._sizes == 0).sum())) and not troubles:
+                troubles["dead"] = f"{empty} of {k} clusters get no image"
+            self._sizes.zero_()
+        undecided = {name: count for name, count in self._seen.items() if name == "dead" and not enough}
+        self._seen = undecided | {name: self._seen.get(name, 0) + 1 for name in troubles}
         lasting = [name for name in troubles if self._seen[name] == self.PATIENCE]
         return [f"{troubles[name]}: {collapse_advice(self.config, k)}" for name in lasting]
+
+
+def batch_advice(config: Config, num_clusters: int) -> str | None:
+    """A sentence for a batch that shows little of each cluster, or None when it suits their number."""
+    if not config.loss.cluster_track or config.train.batch_size >= FEW_A_CLUSTER * num_clusters:
+        return None
+    return (
+        f"a batch of {config.train.batch_size} shows {config.train.batch_size / num_clusters:.1f} images of each of "
+        f"{num_clusters} clusters on average, of which their representations (4) are made: {FEW_A_CLUSTER} or more "
+        f"would be better, as by train.batch_size={FEW_A_CLUSTER * num_clusters}, or fewer clusters"
+    )
 
 
 def collapse_advice(config: Config, num_clusters: int) -> str:

@@ -108,7 +108,7 @@ def test_nothing_alarms_before_clusters_are_trained(
 ) -> None:
     checked: list[int] = []
 
-    def check(self: Any, line: dict[str, float], images: int) -> list[str]:
+    def check(self: Any, line: dict[str, float], sizes: Tensor) -> list[str]:
         checked.append(int(line["step"]))
         return []
 

@@ -8,11 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tcc_fast.config import built_in_names, load_config
 from tcc_fast.method.step import Losses
 from tcc_fast.settings import Config
-from tcc_fast.telemetry import FEW_A_CLUSTER, CollapseAlarm, LossLog, MetricsFile, NonFiniteLoss, collapse_advice
+from tcc_fast.telemetry import (
+    FEW_A_CLUSTER,
+    CollapseAlarm,
+    LossLog,
+    MetricsFile,
+    NonFiniteLoss,
+    batch_advice,
+    collapse_advice,
+)
 
 
 def losses(loss: float = 1.0, kl: float = 0.5, sizes: tuple[float, ...] = (2, 2)) -> Losses:
@@ -60,8 +69,13 @@ def test_the_first_bad_step_and_its_part_are_named(bad: float) -> None:
         log.read(step=13, images=3)
 
 
-def line(largest: float = 0.2, entropy: float = 0.5, empty: int = 0) -> dict[str, float]:
-    return {"largest_cluster": largest, "entropy": entropy, "empty_clusters": empty}
+def line(largest: float = 0.2, entropy: float = 0.5) -> dict[str, float]:
+    return {"largest_cluster": largest, "entropy": entropy}
+
+
+def sizes(total: int = 1000, clusters: int = 10, empty: int = 0) -> Tensor:
+    """So many images, in all clusters but the last ones."""
+    return torch.full((clusters,), total / (clusters - empty)) * (torch.arange(clusters) < clusters - empty)
 
 
 def recipe(name: str, *overrides: str) -> Config:
@@ -71,25 +85,43 @@ def recipe(name: str, *overrides: str) -> Config:
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        (line(largest=0.97), "one cluster takes 97% of all images"),
-        (line(entropy=2.29), "assignments are uniform"),
-        (line(empty=3), "3 of 10 clusters get no image"),
+        ((line(largest=0.97), sizes()), "one cluster takes 97% of all images"),
+        ((line(entropy=2.29), sizes()), "assignments are uniform"),
+        ((line(), sizes(empty=3)), "3 of 10 clusters get no image"),
     ],
 )
-def test_each_collapse_is_said_once_in_words_when_it_persists(trouble: dict[str, float], words: str) -> None:
+def test_each_collapse_is_said_once_in_words_when_it_persists(
+    trouble: tuple[dict[str, float], Tensor], words: str
+) -> None:
     alarm = CollapseAlarm(recipe("digits"))
-    said = [alarm.check(trouble, 1000) for _ in range(6)]
+    said = [alarm.check(*trouble) for _ in range(6)]
     assert said[:2] == [[], []]
     assert words in said[2][0]
     assert said[3:] == [[], [], []]
-    alarm.check(line(), 1000)
-    assert [len(alarm.check(trouble, 1000)) for _ in range(3)] == [0, 0, 1]  # it came back
+    alarm.check(line(), sizes())
+    assert [len(alarm.check(*trouble)) for _ in range(3)] == [0, 0, 1]  # it came back
 
 
-def test_a_healthy_run_raises_no_alarm_and_few_images_say_nothing_of_empty_clusters() -> None:
+def test_a_healthy_run_raises_no_alarm() -> None:
     alarm = CollapseAlarm(recipe("digits"))
-    assert not any(alarm.check(line(), 1000) for _ in range(10))
-    assert not any(alarm.check(line(empty=3), 100) for _ in range(10))
+    assert not any(alarm.check(line(), sizes()) for _ in range(10))
+
+
+def test_few_images_say_nothing_of_empty_clusters_until_there_are_enough() -> None:
+    """Of 10 clusters 200 are enough; the third time they are, the alarm is raised."""
+    alarm = CollapseAlarm(recipe("digits"))
+    half = sizes(100, empty=5)
+    assert not any(alarm.check(line(), part) for part in [half, half.flip(0)] * 10)
+    alarm = CollapseAlarm(recipe("digits"))
+    assert [len(alarm.check(line(), sizes(100, empty=3))) for _ in range(8)] == [0, 0, 0, 0, 0, 1, 0, 0]
+
+
+def test_dead_clusters_are_seen_among_many() -> None:
+    """A line of 5 120 images is too short for 500 clusters."""
+    alarm = CollapseAlarm(recipe("folder", "model.num_clusters=500"))
+    said = [alarm.check(line(), sizes(5120, 500, empty=480)) for _ in range(6)]
+    assert [len(one) for one in said] == [0, 0, 0, 0, 0, 1]
+    assert "480 of 500 clusters get no image" in said[-1][0]
 
 
 LITERAL = ("start.method=none", "loss.kl_weight=1", "model.feature_batch_norm=false", "model.assignment_temperature=1")
@@ -125,9 +157,20 @@ def test_a_batch_that_shows_little_of_each_cluster_is_named() -> None:
     assert f"{few} shows too little of each of 10 clusters" in collapse_advice(recipe("digits", few), 10)
 
 
-@pytest.mark.parametrize("name", [name for name in built_in_names() if name != "tiny-imagenet"])
-def test_no_recipe_is_told_to_set_what_it_has(name: str) -> None:
-    assert "start anew with another seed" in collapse_advice(recipe(name), 10)
+def test_a_batch_that_suits_its_clusters_is_not_spoken_of() -> None:
+    assert batch_advice(recipe("digits", f"train.batch_size={10 * FEW_A_CLUSTER}"), 10) is None
+    said = batch_advice(recipe("digits", "train.batch_size=40"), 10)
+    assert "a batch of 40 shows 4.0 images of each of 10 clusters" in str(said)
+    assert batch_advice(recipe("digits", "train.batch_size=40", "loss.cluster_track=false"), 10) is None
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_no_recipe_is_told_to_change(name: str) -> None:
+    config = load_config(name)
+    clusters = config.model.num_clusters or 20
+    assert batch_advice(config, clusters) is None
+    if config.start.method != "kmeans":  # tiny-imagenet says why
+        assert "start anew with another seed" in collapse_advice(config, clusters)
 
 
 def test_metrics_after_the_resumed_step_are_written_again(tmp_path: Path) -> None:
