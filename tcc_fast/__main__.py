@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 import warnings
 
 from tcc_fast.cli import app
@@ -47,21 +48,31 @@ def _run() -> int:
         where = f"{escape_name(os.fsdecode(file))}: " if isinstance(file, str | bytes | os.PathLike) else ""
         _say(f"{where}{error.strerror or error}")
         return 1
-    except (MemoryError, RuntimeError) as error:
-        if _lacks_memory(error):
-            _say(f"out of memory ({_first_line(error)}): {LESS}")
-        elif "no kernel image is available" in str(error):
-            _say(f"torch cannot use this GPU ({_first_line(error)}): {OTHER_TORCH}")
-        else:
-            raise
-        return 1
     except Preempted as stop:
         _say(str(stop))
         return EXIT_CODES[stop.by]
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
+    except Exception as error:
+        advice = _advice(error)
+        if advice is None:
+            raise
+        _say(advice)
+        return 1
     return 0
+
+
+def _advice(error: Exception) -> str | None:
+    """What can be done about it, or None."""
+    if _lacks_memory(error):
+        return f"out of memory ({_first_line(error)}): {LESS}"
+    if "no kernel image is available" in str(error):
+        return f"torch cannot use this GPU ({_first_line(error)}): {OTHER_TORCH}"
+    if any(kind.__module__.startswith(COMPILERS) for kind in type(error).__mro__):
+        traceback.print_exception(error)  # for who mends the compiler
+        return f"compiling failed ({type(error).__name__}): {UNCOMPILED}"
+    return None
 
 
 LESS = (
@@ -74,6 +85,11 @@ OTHER_TORCH = (
     "(ACCELERATE_USE_CPU=true)"
 )
 """Where torch has no code for the GPU."""
+UNCOMPILED = (
+    "with train.compile=off the same is computed, slower; a run that has checkpoints goes on by --resume RUN "
+    "train.compile=off"
+)
+COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -251,6 +251,25 @@ def test_a_gpu_that_torch_has_no_code_for_is_said_in_one_line(
     assert said.count("\n") == 1
 
 
+def test_what_can_be_done_when_compiling_fails_is_said_behind_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(graph: object, inputs: object) -> None:
+        raise FileNotFoundError("libcuda.so cannot be found!")
+
+    def fail(**options: object) -> None:
+        torch.compile(torch.sin, backend=broken)(torch.zeros(1))
+
+    monkeypatch.setattr(__main__, "app", fail)
+    with pytest.raises(SystemExit) as left:
+        __main__.main()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "libcuda.so cannot be found!" in said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("tcc-fast: compiling failed (BackendCompilerFailed): with train.compile=off")
+
+
 def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**options: object) -> None:
         raise RuntimeError("something else")
