@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from tcc_fast import __version__
+from tcc_fast.datasets.manifest import Manifest
 from tcc_fast.datasets.reader import READERS
 from tcc_fast.typed_options import TakesSettings
 from tcc_fast.whole_file import write_whole
@@ -143,15 +144,16 @@ def train(
             plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
         )
     if processes().is_main_process:
-        typer.echo(f"done: {done}\n{_what_next(plan.run, read_manifest(plan.data)[0].has_labels)}")
+        typer.echo(f"done: {done}\n{_what_next(plan.run, read_manifest(plan.data)[0])}")
     leave()
 
 
-def _what_next(run: Path, has_labels: bool) -> str:
+def _what_next(run: Path, manifest: Manifest) -> str:
     ckpt = f"--ckpt {shlex.quote(str(run))}"
-    if has_labels:
-        return f"evaluate it with: tcc-fast eval {ckpt}"
-    return f"see its clusters with: tcc-fast assign {ckpt} --out clusters.csv --sheets sheets"
+    lines = [f"evaluate it with: tcc-fast eval {ckpt}"] if manifest.has_labels else []
+    if not manifest.has_labels or manifest.name == "folder":  # whose folders may be no classes
+        lines.append(f"see its clusters with: tcc-fast assign {ckpt} --out clusters.csv --sheets sheets")
+    return "\n".join(lines)
 
 
 @app.command(name="config")

@@ -209,6 +209,8 @@ def open_session(
             say(reason)
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
+        if config.train.precision == "auto" and precision == "fp32" and device.type == "cuda":
+            say(f"fp32, since {device} has no arithmetic for bf16")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
     start_step = pipeline.batches_per_epoch * config.start_epoch
     training, training_step = _build_training(config, accelerator, model, compiling, start_step)

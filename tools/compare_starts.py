@@ -5,13 +5,15 @@
 For each data set and seed, trains by its config as far as the start (plain instance contrast), then lets every method
 find K centres among the features, and scores what argmax π would say with μ put there: the nearest centre by cosine.
 Labels are only used for that. Features are f of un-augmented images of the online network, those of the twin, or
-means over augmented views.
+means over augmented views. With ``--copies N`` the methods see those of 500 of the images, N times each with a little
+noise, as a camera's bursts have them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +39,11 @@ from tcc_fast.session import Session, open_session
 
 VIEW_EPOCHS = 8
 """Of augmented views, of which the mean is taken; two views each."""
+
+COPIED = 500
+"""Images that are copied."""
+COPY_NOISE = 0.02
+"""Length of what is added to a unit feature: copies of an image have cosines of about 0.9996 with each other."""
 
 Method = Callable[[Tensor, int, int], Tensor]
 """Unit features (n, d), K and a seed to centres (K, d)."""
@@ -94,6 +101,14 @@ def means(features: Tensor, labels: np.ndarray) -> Tensor:
     return torch.stack([features[torch.from_numpy(labels == k)].mean(dim=0) for k in np.unique(labels)])
 
 
+def copied(features: Tensor, copies: int, seed: int) -> Tensor:
+    """(500 copies, d) unit features of copies of some of the images."""
+    generator = torch.Generator().manual_seed(seed)
+    some = features[torch.randperm(len(features), generator=generator)[:COPIED]].repeat(copies, 1)
+    noise = F.normalize(torch.randn(some.shape, generator=generator), dim=1)
+    return F.normalize(some + COPY_NOISE * noise, dim=1)
+
+
 METHODS: dict[str, Method] = {
     "random images": random_points,
     "distant seeds": distant_seeds,
@@ -103,6 +118,7 @@ METHODS: dict[str, Method] = {
     "Gaussian mixture": gaussians,
     "Ward": ward,
     "k-means among averaged neighbours": averaged_neighbours,
+    "spectral, every copy counted": lambda f, k, seed: spectral_centres(f, k, 50, seed, copy=math.inf),
     "spectral": lambda f, k, seed: spectral_centres(f, k, 50, seed),
 }
 
@@ -156,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="data sets, whose folders are named as their configs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--copies", type=int, metavar="N", help="let the methods see some of the images, N times each")
     parser.add_argument("--json", type=Path, help="also write every score here")
     options = parser.parse_args()
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -167,9 +184,10 @@ def main() -> None:
         for seed in options.seeds:
             kinds, num_clusters = features_at_start(data, seed)
             for kind, features in kinds.items():
+                seen = copied(features, options.copies, seed) if options.copies else features
                 for name, method in METHODS.items():
                     started = time.perf_counter()
-                    centres = F.normalize(method(features, num_clusters, seed), dim=1)
+                    centres = F.normalize(method(seen, num_clusters, seed), dim=1)
                     acc = clustering_accuracy(labels, (features @ centres.T).argmax(dim=1).numpy())
                     by_kind.setdefault(kind, {}).setdefault(name, []).append(round(100 * acc, 2))
                     seconds = time.perf_counter() - started

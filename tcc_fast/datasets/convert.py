@@ -44,6 +44,7 @@ class ConversionReport:
             resizing), over all images encoded anew together. None when nothing was lost.
         num_cropped: how many were cropped at their centre, because they were longer than `encode.MAX_ASPECT`.
         num_unlabelled: images that have no label, where others have one.
+        num_copies: images that are, as stored, the same bytes as an earlier one.
         seconds: wall time.
     """
 
@@ -58,6 +59,7 @@ class ConversionReport:
     psnr: float | None
     num_cropped: int
     num_unlabelled: int
+    num_copies: int
     seconds: float
 
     @property
@@ -86,6 +88,8 @@ class ConversionReport:
             self._files_line(),
             self._images_line(),
         ]
+        if self.num_copies:
+            lines.append(f"copies: {self.num_copies} of the images are the same as an earlier one, byte by byte")
         if self.num_cropped:
             lines.append(f"cropped {self.num_cropped} to {MAX_ASPECT}:1 at the centre (--short-side 0 keeps all)")
         if self.rejected:
@@ -206,6 +210,7 @@ def convert(
         psnr=writer.totals.psnr,
         num_cropped=writer.totals.num_cropped,
         num_unlabelled=writer.num_unlabelled,
+        num_copies=writer.totals.num_copies,
         seconds=time.monotonic() - started,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 from tcc_fast.datasets.encode import Stored
@@ -15,6 +16,7 @@ class Totals:
         stored_bytes: bytes of the same images as stored, without the headers of the tar.
         num_encoded: how many were encoded anew as JPEG.
         num_cropped: how many were too long to be stored whole.
+        num_copies: how many are, as stored, the same bytes as one before.
     """
 
     def __init__(self) -> None:
@@ -22,6 +24,8 @@ class Totals:
         self.stored_bytes = 0
         self.num_encoded = 0
         self.num_cropped = 0
+        self.num_copies = 0
+        self._digests: set[bytes] = set()
         self._pixels = 0
         self._sums, self._squares = [0, 0, 0], [0, 0, 0]
         self._encoded_pixels = 0
@@ -39,6 +43,9 @@ class Totals:
             self._sums[channel] += image.sums[channel]
             self._squares[channel] += image.squares[channel]
         self.num_cropped += image.cropped
+        digest = hashlib.blake2b(image.data, digest_size=8).digest()
+        self.num_copies += digest in self._digests
+        self._digests.add(digest)
         if image.encoded:
             self.num_encoded += 1
             self._encoded_pixels += pixels

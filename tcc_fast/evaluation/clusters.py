@@ -59,7 +59,7 @@ def write_clusters(
         OSError: the table, a sheet or a link cannot be written.
     """
     trained = open_trained(ckpt, data, split)
-    files: list[bytes] = []
+    files: list[bytes | None] = []
     if sort is not None:  # what is missing is said before the work
         decide(lambda: files.extend(_files_to_sort(trained, sort, src)))
     damage = Damage(trained.dataset)
@@ -84,7 +84,7 @@ def write_clusters(
     return (cluster + 1).bincount(minlength=num_clusters + 1)[1:].tolist()
 
 
-def _files_to_sort(trained: Trained, sort: Path, src: Path | None) -> list[bytes]:
+def _files_to_sort(trained: Trained, sort: Path, src: Path | None) -> list[bytes | None]:
     folder = source_folder(trained.dataset, src)
     files = source_files(trained.dataset, trained.indices, folder)
     make_sort_folder(sort, folder)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.names import escape_name, unescape_name
+from tcc_fast.notice import Notice
 
 
 def source_folder(dataset: Dataset, src: Path | None) -> bytes:
@@ -29,19 +31,28 @@ def source_folder(dataset: Dataset, src: Path | None) -> bytes:
     raise ValueError("--sort links to the images' own files: say where they are with --src FOLDER, as for convert")
 
 
-def source_files(dataset: Dataset, indices: Iterable[int], folder: bytes) -> list[bytes]:
-    """Where the files lie that the images were converted from, as absolute paths.
+def source_files(dataset: Dataset, indices: Iterable[int], folder: bytes) -> list[bytes | None]:
+    """Where the files lie that the images were converted from, as absolute paths; None, with a warning, for those that
+    are gone since.
 
     Raises:
-        ValueError: one is not there.
+        ValueError: most are not there.
     """
     sources = dataset.sources()
     files = [os.path.join(folder, os.fsencode(unescape_name(sources[index]))) for index in indices]
-    for file in files:
-        if not os.path.isfile(file):
-            shown = escape_name(os.fsdecode(file))
+    missing = [file for file in files if not os.path.isfile(file)]
+    if missing:
+        shown = escape_name(os.fsdecode(missing[0]))
+        if 2 * len(missing) > len(files):
             raise ValueError(f"{shown} is not there: --src must be the folder that was converted")
-    return files
+        warnings.warn(
+            f"{len(missing)} of {len(files)} files are gone since they were converted, the first of them {shown}: "
+            "there is no link to them",
+            Notice,
+            stacklevel=2,
+        )
+    gone = set(missing)
+    return [None if file in gone else file for file in files]
 
 
 def make_sort_folder(folder: Path, source: bytes) -> None:
@@ -64,20 +75,20 @@ def make_sort_folder(folder: Path, source: bytes) -> None:
 
 
 def link_by_cluster(
-    folder: Path, files: list[bytes], sources: list[str], cluster: list[int], num_clusters: int
+    folder: Path, files: list[bytes | None], sources: list[str], cluster: list[int], num_clusters: int
 ) -> None:
     """Make ``folder/cluster-K/`` with a link to each of its images' files, below the folders that the image lies in.
 
     Args:
         folder: an empty one.
-        files: absolute paths.
+        files: absolute paths; None for one that gets no link.
         sources: the images' names within what was converted, escaped.
         cluster: of each; -1, for one that cannot be decoded, gets no link.
         num_clusters: K.
     """
     digits = len(str(num_clusters - 1))
     for file, source, k in zip(files, sources, cluster, strict=True):
-        if k >= 0:
+        if k >= 0 and file is not None:
             link = os.path.join(os.fsencode(folder / f"cluster-{k:0{digits}}"), os.fsencode(unescape_name(source)))
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(file, link)

@@ -39,7 +39,9 @@ def kmeans_centres(features: Tensor, num_clusters: int, restarts: int, seed: int
     return torch.from_numpy(kmeans.cluster_centers_).float()
 
 
-def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: int, neighbours: int = 20) -> Tensor:
+def spectral_centres(
+    features: Tensor, num_clusters: int, restarts: int, seed: int, neighbours: int = 20, copy: float = COPY
+) -> Tensor:
     """Means of the clusters that normalised cuts find in the graph of nearest neighbours (Ng, Jordan & Weiss 2001).
 
     A cluster may be any chain of near images, where one of k-means must be a ball: bold and light faces of a letter
@@ -54,6 +56,7 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
         restarts: of the k-means among the eigenvectors' rows.
         seed: of that k-means and of the eigenvectors' iteration.
         neighbours: of an image in the graph, itself among them, by cosine; at most n are taken.
+        copy: cosine from which two are copies.
 
     Returns:
         (K, d), means of unit features; with a warning those of a k-means, if fewer clusters can be told apart, where
@@ -65,7 +68,7 @@ def spectral_centres(features: Tensor, num_clusters: int, restarts: int, seed: i
     from sklearn.preprocessing import normalize
 
     points = normalize(features.numpy().astype(np.float64))
-    points = points[distinct(points)]
+    points = points[distinct(points, copy)]
     n = len(points)
     if n <= num_clusters:
         return _too_few(n, features, num_clusters, restarts, seed)
@@ -99,14 +102,14 @@ def _too_few(found: int, features: Tensor, num_clusters: int, restarts: int, see
     return kmeans_centres(features, num_clusters, restarts, seed)
 
 
-def distinct(points: np.ndarray, block: int = 512) -> np.ndarray:
-    """Which unit vectors, (n, d), are no copy (see `COPY`) of an earlier one that is none itself: (n,) bool."""
+def distinct(points: np.ndarray, copy: float = COPY, block: int = 512) -> np.ndarray:
+    """Which unit vectors, (n, d), are no copy of an earlier one that is none itself: (n,) bool."""
     points = points.astype(np.float32)
     found = np.zeros(len(points), dtype=bool)
     for first in range(0, len(points), block):
         some = points[first : first + block]
-        new = (some @ points[:first][found[:first]].T).max(axis=1, initial=-1.0) < COPY
-        copies = np.tril(some @ some.T >= COPY, -1)  # of an earlier one in the block
+        new = (some @ points[:first][found[:first]].T).max(axis=1, initial=-1.0) < copy
+        copies = np.tril(some @ some.T >= copy, -1)  # of an earlier one in the block
         for row in np.flatnonzero(new & copies.any(axis=1)):
             new[row] = not (copies[row] & new).any()
         found[first : first + block] = new

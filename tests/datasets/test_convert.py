@@ -98,6 +98,15 @@ def test_report_says_what_encoding_cost(tmp_path: Path, encode: Any, photo: Any)
     ) in report.summary()
 
 
+def test_report_says_how_many_are_copies(tmp_path: Path, encode: Any, photo: Any) -> None:
+    (tmp_path / "raw" / "again").mkdir(parents=True)
+    for name, side in (("a.png", 30), ("b.png", 40), ("again/a.png", 30)):
+        (tmp_path / "raw" / name).write_bytes(encode(photo(side, side), "PNG"))
+    report = convert("folder", tmp_path / "set", tmp_path / "raw", progress=False)
+    assert report.num_copies == 1
+    assert "copies: 1 of the images are the same as an earlier one, byte by byte" in report.summary()
+
+
 def test_report_says_how_many_were_cropped(tmp_path: Path, encode: Any, photo: Any) -> None:
     (tmp_path / "src").mkdir()
     for index, width in enumerate((300, 30, 41, 40, 10)):

@@ -31,6 +31,11 @@ def test_sums() -> None:
     assert vars(total(RED, BLACK, WHITE)) == vars(totals)
 
 
+def test_copies_are_counted_from_the_second_on() -> None:
+    assert total(BLACK, RED, BLACK, BLACK, WHITE, RED).num_copies == 3
+    assert total(BLACK, RED, WHITE).num_copies == 0
+
+
 def test_of_one_kind() -> None:
     totals = total(BLACK, BLACK)
     assert (totals.encoding, totals.uniform_size, totals.psnr) == ("png", (1, 2), None)

@@ -52,6 +52,21 @@ def test_the_table_has_every_image_in_the_cluster_that_an_evaluation_counts(
     torch.testing.assert_close(confidence, tensors["assignment"].max(dim=1).values, rtol=1e-5, atol=0)
 
 
+def test_images_whose_files_are_gone_get_no_link(run: Path, tmp_path: Path) -> None:
+    raw = photographs(tmp_path / "raw")
+    convert("folder", tmp_path / "set", raw, short_side=0, progress=False)
+    (raw / "a" / "two.png").unlink()
+    command = ["assign", "--ckpt", str(run), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "new.csv")]
+    with pytest.warns(RuntimeWarning, match=r"1 of 8 files are gone .*a/two\.png: there is no link to them"):
+        CliRunner().invoke(
+            app, [*command, "--sort", str(tmp_path / "sorted"), "--src", str(raw)], catch_exceptions=False
+        )
+    links = [file for _, _, files in os.walk(tmp_path / "sorted") for file in files]
+    assert len(links) == 7
+    assert "two.png" not in links
+    assert len(rows_of(tmp_path / "new.csv")) == 8
+
+
 def thumbnail(sheet: Image.Image, place: int) -> np.ndarray:
     step = THUMBNAIL + GAP
     left, top = GAP + place % 10 * step, GAP + place // 10 * step

@@ -103,7 +103,7 @@ def test_what_is_distinct_is_no_copy_of_what_is(block: int) -> None:
         if all(points[row] @ points[other] < COPY for other in kept):
             kept.append(row)
     assert 50 < len(kept) < 290
-    assert np.flatnonzero(distinct(points, block)).tolist() == kept
+    assert np.flatnonzero(distinct(points, COPY, block)).tolist() == kept
 
 
 def test_where_the_graph_has_too_few_clusters_a_k_means_starts_them() -> None:

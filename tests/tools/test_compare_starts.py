@@ -36,6 +36,16 @@ def test_every_method_but_chance_finds_clusters_that_lie_apart(tool: ModuleType)
             assert len(nearest[0].unique()) == 4, name
 
 
+def test_copies_are_of_few_images_and_nearly_alike(tool: ModuleType) -> None:
+    features = F.normalize(torch.randn(600, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    found = tool.copied(features, 3, 1)
+    assert found.shape == (1500, 16)
+    nearest = features @ found.T
+    assert (nearest.amax(dim=1) > 0.999).sum() == 500
+    assert (nearest > 0.999).sum() == 1500
+    assert nearest.max() < 0.99999
+
+
 def test_an_empty_cluster_has_no_mean(tool: ModuleType) -> None:
     found = tool.means(torch.eye(3), np.array([0, 2, 2]))
     assert torch.equal(found, torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5]]))
