@@ -5,8 +5,8 @@
 For each data set and seed, trains by its config as far as the start (plain instance contrast), then lets every method
 find K centres among the features, and scores what argmax π would say with μ put there: the nearest centre by cosine.
 Labels are only used for that. Features are f of un-augmented images of the online network, those of the twin, or
-means over augmented views. With ``--copies N`` the methods see those of 500 of the images, N times each with a little
-noise, as a camera's bursts have them.
+means over augmented views. With ``--copies N`` the methods see those of 500 of the images, N times each with very
+little noise.
 """
 
 from __future__ import annotations

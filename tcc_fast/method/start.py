@@ -22,7 +22,7 @@ WEAK_EDGES = 0.03
 
 COPY = 0.999
 """Cosine of two features from which their images count as copies of each other. Ours: among features of digits and
-mnist5k there are none, and copies that were stored anew as JPEGs are above it."""
+mnist5k no two are so near. It knows the same image again, but hardly one that was stored anew (docs/quality.md)."""
 
 
 def evenly_spread(num_images: int, limit: int = MAX_IMAGES) -> list[int]:
