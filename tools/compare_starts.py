@@ -5,7 +5,7 @@
 For each data set and seed, trains by its config as far as the start (plain instance contrast), then lets every method
 find K centres among the features, and scores what argmax π would say with μ put there: the nearest centre by cosine.
 Labels are only used for that. Features are f of un-augmented images of the online network, those of the twin, or
-means over augmented views. With ``--copies N`` the methods see those of 500 of the images, N times each with very
+means over augmented views. With ``--copies N`` the methods see those of 500 of the images, N times each with a
 little noise.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,9 +41,6 @@ VIEW_EPOCHS = 8
 
 COPIED = 500
 """Images that are copied."""
-COPY_NOISE = 0.02
-"""Length of what is added to a unit feature: copies of an image have cosines of about 0.9996 with each other."""
-
 Method = Callable[[Tensor, int, int], Tensor]
 """Unit features (n, d), K and a seed to centres (K, d)."""
 
@@ -101,12 +97,11 @@ def means(features: Tensor, labels: np.ndarray) -> Tensor:
     return torch.stack([features[torch.from_numpy(labels == k)].mean(dim=0) for k in np.unique(labels)])
 
 
-def copied(features: Tensor, copies: int, seed: int) -> Tensor:
-    """(500 copies, d) unit features of copies of some of the images."""
+def copied(features: Tensor, copies: int, noise: float, seed: int) -> Tensor:
+    """(500 copies, d) unit features of copies of some of the images, with noise of this length."""
     generator = torch.Generator().manual_seed(seed)
     some = features[torch.randperm(len(features), generator=generator)[:COPIED]].repeat(copies, 1)
-    noise = F.normalize(torch.randn(some.shape, generator=generator), dim=1)
-    return F.normalize(some + COPY_NOISE * noise, dim=1)
+    return F.normalize(some + noise * F.normalize(torch.randn(some.shape, generator=generator), dim=1), dim=1)
 
 
 METHODS: dict[str, Method] = {
@@ -118,7 +113,7 @@ METHODS: dict[str, Method] = {
     "Gaussian mixture": gaussians,
     "Ward": ward,
     "k-means among averaged neighbours": averaged_neighbours,
-    "spectral, every copy counted": lambda f, k, seed: spectral_centres(f, k, 50, seed, copy=math.inf),
+    "spectral, every copy counted": lambda f, k, seed: spectral_centres(f, k, 50, seed, copies=()),
     "spectral": lambda f, k, seed: spectral_centres(f, k, 50, seed),
 }
 
@@ -173,6 +168,8 @@ def main() -> None:
     parser.add_argument("data", nargs="+", type=Path, help="data sets, whose folders are named as their configs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--copies", type=int, metavar="N", help="let the methods see some of the images, N times each")
+    parser.add_argument("--noise", type=float, default=0.02, help="of copies; their cosines are 1 / (1 + NOISE²)")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only methods whose name contains this")
     parser.add_argument("--json", type=Path, help="also write every score here")
     options = parser.parse_args()
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -184,8 +181,10 @@ def main() -> None:
         for seed in options.seeds:
             kinds, num_clusters = features_at_start(data, seed)
             for kind, features in kinds.items():
-                seen = copied(features, options.copies, seed) if options.copies else features
+                seen = copied(features, options.copies, options.noise, seed) if options.copies else features
                 for name, method in METHODS.items():
+                    if options.only not in name:
+                        continue
                     started = time.perf_counter()
                     centres = F.normalize(method(seen, num_clusters, seed), dim=1)
                     acc = clustering_accuracy(labels, (features @ centres.T).argmax(dim=1).numpy())
@@ -204,7 +203,7 @@ def table(scores: dict[str, dict[str, dict[str, list[float]]]]) -> str:
         f"| start | {' | '.join(f'{data}, {kind}' for data, kind in columns)} |",
         f"|{' --- |' * (len(columns) + 1)}",
     ]
-    for name in METHODS:
+    for name in next(iter(next(iter(scores.values())).values())):
         cells = [spread(scores[data][kind][name]) for data, kind in columns]
         text.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info
 from torch import Tensor
 
 from tcc_fast.method.start import (
-    COPY,
+    COPIES,
     EIGENVECTORS,
     WEAK_EDGES,
     distinct,
@@ -93,23 +94,42 @@ def test_copies_of_images_have_no_say_in_spectral_clusters() -> None:
     assert torch.equal(spectral_centres(torch.cat([points, copies]), 4, 5, 0), spectral_centres(points, 4, 5, 0))
 
 
+@pytest.mark.parametrize(
+    ("copies", "said"),
+    [
+        (COPIES, "many images are nearly the same: .* of 1,500"),
+        ((0.999,), "into 60 parts of a few images each.* k-means"),
+    ],
+)
+def test_bursts_are_thinned_and_where_that_is_not_enough_a_k_means_starts(copies: tuple[float, ...], said: str) -> None:
+    """60 images, each 25 times with noise, so that the graph of 20 neighbours has 60 parts, where four clusters are."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(4, 32)
+    images = F.normalize(centres.repeat(15, 1) + 0.12 * torch.randn(60, 32, generator=generator), dim=1)
+    bursts = images.repeat_interleave(25, 0)
+    points = F.normalize(bursts + 0.1 * F.normalize(torch.randn(bursts.shape, generator=generator), dim=1), dim=1)
+    with pytest.warns(RuntimeWarning, match=said):
+        found = spectral_centres(points, 4, 5, 0, copies=copies)
+    assert sorted(torch.cdist(found, centres).argmin(dim=1).tolist()) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("block", [1, 7, 64, 1000])
 def test_what_is_distinct_is_no_copy_of_what_is(block: int) -> None:
     """One image after the other, in double precision."""
     generator = torch.Generator().manual_seed(0)
-    points = torch.nn.functional.normalize(torch.randn(300, 3, generator=generator, dtype=torch.float64), dim=1).numpy()
+    points = F.normalize(torch.randn(300, 3, generator=generator, dtype=torch.float64), dim=1).numpy()
     kept: list[int] = []
     for row in range(300):
-        if all(points[row] @ points[other] < COPY for other in kept):
+        if all(points[row] @ points[other] < 0.999 for other in kept):
             kept.append(row)
     assert 50 < len(kept) < 290
-    assert np.flatnonzero(distinct(points, COPY, block)).tolist() == kept
+    assert np.flatnonzero(distinct(points, 0.999, block)).tolist() == kept
 
 
 def test_where_the_graph_has_too_few_clusters_a_k_means_starts_them() -> None:
     """A run that has come so far is not lost."""
     alike = torch.ones(2, 4)
-    told = pytest.warns(RuntimeWarning, match="into 1 clusters only, where many images are alike")
+    told = pytest.warns(RuntimeWarning, match="into 1 images only, where many images are alike")
     with pytest.warns(ConvergenceWarning), told:
         found = spectral_centres(alike, 2, 1, 0)
     with pytest.warns(ConvergenceWarning):

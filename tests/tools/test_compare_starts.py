@@ -38,7 +38,7 @@ def test_every_method_but_chance_finds_clusters_that_lie_apart(tool: ModuleType)
 
 def test_copies_are_of_few_images_and_nearly_alike(tool: ModuleType) -> None:
     features = F.normalize(torch.randn(600, 16, generator=torch.Generator().manual_seed(0)), dim=1)
-    found = tool.copied(features, 3, 1)
+    found = tool.copied(features, 3, 0.02, 1)
     assert found.shape == (1500, 16)
     nearest = features @ found.T
     assert (nearest.amax(dim=1) > 0.999).sum() == 500
