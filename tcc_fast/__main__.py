@@ -89,6 +89,7 @@ UNCOMPILED = (
     "with train.compile=off the same is computed, slower; a run that has checkpoints goes on by --resume RUN "
     "train.compile=off"
 )
+"""Where steps or views cannot be compiled."""
 COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,26 @@ def test_checkpoints_of_one_run_are_its_course(home: Path) -> None:
     assert [one["checkpoint"] for one in found["checkpoints"]] == moments
 
 
+Said = Callable[[Exception], str]
+
+
+@pytest.fixture
+def said_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    """`said_on(error)`: what stands on the terminal when a command has failed by it."""
+
+    def run(error: Exception) -> str:
+        def fail(**options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(__main__, "app", fail)
+        with pytest.raises(SystemExit) as left:
+            __main__.main()
+        assert left.value.code == 1
+        return capsys.readouterr().err
+
+    return run
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -219,52 +240,27 @@ def test_checkpoints_of_one_run_are_its_course(home: Path) -> None:
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_a_lack_of_memory_is_said_in_one_line(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def lack(**options: object) -> None:
-        raise error
-
-    monkeypatch.setattr(__main__, "app", lack)
-    with pytest.raises(SystemExit) as left:
-        __main__.main()
-    assert left.value.code == 1
-    said = capsys.readouterr().err
+def test_a_lack_of_memory_is_said_in_one_line(error: Exception, said_on: Said) -> None:
+    said = said_on(error)
     assert said.startswith("tcc-fast: out of memory (")
     assert "smaller train.batch_size" in said
     assert said.count("\n") == 1
 
 
-def test_a_gpu_that_torch_has_no_code_for_is_said_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(**options: object) -> None:
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
-
-    monkeypatch.setattr(__main__, "app", fail)
-    with pytest.raises(SystemExit) as left:
-        __main__.main()
-    assert left.value.code == 1
-    said = capsys.readouterr().err
+def test_a_gpu_that_torch_has_no_code_for_is_said_in_one_line(said_on: Said) -> None:
+    said = said_on(RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel"))
     assert said.startswith("tcc-fast: torch cannot use this GPU (CUDA error: no kernel image")
     assert "install a torch" in said
     assert said.count("\n") == 1
 
 
-def test_what_can_be_done_when_compiling_fails_is_said_behind_the_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_can_be_done_when_compiling_fails_is_said_behind_the_traceback(said_on: Said) -> None:
     def broken(graph: object, inputs: object) -> None:
         raise FileNotFoundError("libcuda.so cannot be found!")
 
-    def fail(**options: object) -> None:
+    with pytest.raises(RuntimeError) as failed:
         torch.compile(torch.sin, backend=broken)(torch.zeros(1))
-
-    monkeypatch.setattr(__main__, "app", fail)
-    with pytest.raises(SystemExit) as left:
-        __main__.main()
-    assert left.value.code == 1
-    said = capsys.readouterr().err
+    said = said_on(failed.value)
     assert "libcuda.so cannot be found!" in said
     last = said.strip().splitlines()[-1]
     assert last.startswith("tcc-fast: compiling failed (BackendCompilerFailed): with train.compile=off")

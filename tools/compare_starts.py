@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="TEXT", default="", help="only methods whose name contains this")
     parser.add_argument("--json", type=Path, help="also write every score here")
     options = parser.parse_args()
+    methods = {name: method for name, method in METHODS.items() if options.only in name}
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
     for data in options.data:
         by_kind = scores.setdefault(data.name, {})
@@ -182,9 +183,7 @@ def main() -> None:
             kinds, num_clusters = features_at_start(data, seed)
             for kind, features in kinds.items():
                 seen = copied(features, options.copies, options.noise, seed) if options.copies else features
-                for name, method in METHODS.items():
-                    if options.only not in name:
-                        continue
+                for name, method in methods.items():
                     started = time.perf_counter()
                     centres = F.normalize(method(seen, num_clusters, seed), dim=1)
                     acc = clustering_accuracy(labels, (features @ centres.T).argmax(dim=1).numpy())
@@ -193,17 +192,17 @@ def main() -> None:
                     print(f"{data.name} seed {seed}, {kind}, {name}: {100 * acc:.1f} ({seconds:.1f} s)", flush=True)
         if options.json:
             options.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    print("\n" + table(scores))
+    print("\n" + table(scores, list(methods)))
 
 
-def table(scores: dict[str, dict[str, dict[str, list[float]]]]) -> str:
+def table(scores: dict[str, dict[str, dict[str, list[float]]]], methods: list[str]) -> str:
     """Markdown: a row for each method, a column for each data set and kind of features."""
     columns = [(data, kind) for data, kinds in scores.items() for kind in kinds]
     text = [
         f"| start | {' | '.join(f'{data}, {kind}' for data, kind in columns)} |",
         f"|{' --- |' * (len(columns) + 1)}",
     ]
-    for name in next(iter(next(iter(scores.values())).values())):
+    for name in methods:
         cells = [spread(scores[data][kind][name]) for data, kind in columns]
         text.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"

@@ -40,7 +40,8 @@ def source_files(dataset: Dataset, indices: Iterable[int], folder: bytes) -> lis
     """
     sources = dataset.sources()
     files = [os.path.join(folder, os.fsencode(unescape_name(sources[index]))) for index in indices]
-    missing = [file for file in files if not os.path.isfile(file)]
+    is_there = [os.path.isfile(file) for file in files]
+    missing = [file for file, there in zip(files, is_there, strict=True) if not there]
     if missing:
         shown = escape_name(os.fsdecode(missing[0]))
         if 2 * len(missing) > len(files):
@@ -51,8 +52,7 @@ def source_files(dataset: Dataset, indices: Iterable[int], folder: bytes) -> lis
             Notice,
             stacklevel=2,
         )
-    gone = set(missing)
-    return [None if file in gone else file for file in files]
+    return [file if there else None for file, there in zip(files, is_there, strict=True)]
 
 
 def make_sort_folder(folder: Path, source: bytes) -> None:

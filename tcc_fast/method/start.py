@@ -123,17 +123,21 @@ def neighbour_graph(
     """
     from sklearn.neighbors import kneighbors_graph
 
-    found: list[tuple[np.ndarray, Any, int]] = []
-    for copy in copies or (math.inf,):
-        left = points[distinct(points, copy)]
+    def of(left: np.ndarray) -> tuple[np.ndarray, Any, int]:
         graph = kneighbors_graph(left, min(neighbours, len(left)), include_self=True)
-        strays = _small_parts(graph, STRAY * len(left) / num_clusters) if copies else 0
-        found.append((left, (graph + graph.T) / 2, strays))
-        if not strays:
+        return left, (graph + graph.T) / 2, _small_parts(graph, STRAY * len(left) / num_clusters)
+
+    if not copies:
+        return *of(points)[:2], 0
+    first = chosen = of(points[distinct(points, copies[0])])
+    for copy in copies[1:]:
+        if chosen[2] == 0:
             break
-    chosen = found[0] if strays else found[-1]
+        chosen = of(points[distinct(points, copy)])
+    if chosen[2]:  # nothing has helped
+        return first
     left = chosen[0]
-    if len(left) < len(found[0][0]):
+    if len(left) < len(first[0]):
         warnings.warn(
             f"many images are nearly the same: {len(left):,} of {len(points):,} that differ by more had a say in where "
             "the prototypes start",
