@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tcc_fast.datasets.pool import default_workers
+from tcc_fast.distributed import gather_objects
 
 
 def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> str:
@@ -69,24 +70,28 @@ def view_dtype(bf16: bool) -> torch.dtype:
 
 
 def compile_mode(choice: str, device: torch.device, processes: int) -> str:
-    """`off`, `on` or `graphs`. `auto` is on for CUDA and one process, unless :func:`compiler_lacks` something: with
-    several it has never been tried, and they would have to agree on it.
+    """`off`, `on` or `graphs`. `auto` is on for CUDA unless :func:`compiler_lacks` something: a matter of all ranks.
 
     Raises:
         ValueError: CUDA graphs cannot be had here.
     """
     if choice == "auto":
-        return "on" if device.type == "cuda" and processes == 1 and not compiler_lacks(device) else "off"
+        return "on" if device.type == "cuda" and not compiler_lacks(device) else "off"
     if choice == "graphs" and (device.type != "cuda" or processes > 1):
         raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
     return choice
 
 
 def compiler_lacks(device: torch.device) -> str | None:
-    """What torch.compile needs on a CUDA GPU and does not find; None if it finds all: Triton builds its launcher in C.
+    """What torch.compile needs on a CUDA GPU and one of the ranks does not find; None if all find all.
 
-    Where its parts lie is asked as Triton asks it.
+    A matter of all ranks, which exchange what they compute within compiled code, and so compile together or not at all.
     """
+    return next(filter(None, gather_objects(_lacking_here(device))), None)
+
+
+def _lacking_here(device: torch.device) -> str | None:
+    """Of this process. Triton builds its launcher in C; where its parts lie is asked as Triton asks it."""
     major, minor = torch.cuda.get_device_capability(device)
     if major < 7:
         return f"a GPU of compute capability 7.0 (this one has {major}.{minor})"

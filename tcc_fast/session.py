@@ -195,6 +195,7 @@ def open_session(
     dtype = computing.view_dtype(precision == "bf16")
     compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
+    why_not_compiled = _why_not_compiled(config.train.compile, device)
     computing.tune(device, precision)
     init = find_init(config.train.init) if config.train.init and not saved else None
     model = _first_model(config, init, say if accelerator.is_main_process else lambda sentence: None)
@@ -205,8 +206,8 @@ def open_session(
         say(choice.sentence)
         if reason := idle_gpu(device):
             say(reason)
-        if reason := _why_not_compiled(config.train.compile, device, accelerator.num_processes):
-            say(reason)
+        if why_not_compiled:
+            say(why_not_compiled)
         if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
             say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
         if config.train.precision == "auto" and precision == "fp32" and device.type == "cuda":
@@ -258,18 +259,12 @@ def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
     return accelerator
 
 
-def _why_not_compiled(choice: str, device: torch.device, processes: int) -> str | None:
-    """What a user of a GPU should know of `train.compile=auto`, if it is off."""
+def _why_not_compiled(choice: str, device: torch.device) -> str | None:
+    """What a user of a GPU should know of `train.compile=auto`, if it is off. A matter of all ranks."""
     if choice != "auto" or device.type != "cuda":
         return None
-    if lacking := computing.compiler_lacks(device):
-        return f"steps are not compiled for want of {lacking}: slower, but the same"
-    if processes > 1:
-        return (
-            "steps are not compiled, since with several GPUs that has never been tried: train.compile=on may be "
-            "faster, above all where each has few images of a batch"
-        )
-    return None
+    lacking = computing.compiler_lacks(device)
+    return f"steps are not compiled for want of {lacking}: slower, but the same" if lacking else None
 
 
 def _first_model(config: Config, init: Path | None, say: Callable[[str], None]) -> TCC:

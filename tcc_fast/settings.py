@@ -253,7 +253,7 @@ class TrainConfig(Section):
     """bf16: autocast. `auto`: bf16 where the device computes in it, otherwise fp32; a run that is continued or
     evaluated stays with what it was."""
     compile: CompileChoice = "auto"
-    """torch.compile. `auto`: on for CUDA and one process, off for the CPU, where it costs half a minute for nothing.
+    """torch.compile. `auto`: on for CUDA, off for the CPU, where it costs half a minute for nothing.
     `graphs`: also replay the whole step as one CUDA graph (one process), for steps so short that launching them is what
     takes the time."""
     log_every: int = Field(20, ge=1)

@@ -28,7 +28,18 @@ def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_auto_compiles_where_it_can(able: Path) -> None:
     assert compiler_lacks(GPU) is None
     assert compile_mode("auto", GPU, 1) == "on"
-    assert compile_mode("auto", GPU, 8) == "off"
+    assert compile_mode("auto", GPU, 8) == "on"
+
+
+@pytest.mark.parametrize("lacking", ["here", "elsewhere"])
+def test_ranks_compile_together_or_not_at_all(able: Path, monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    """They exchange within compiled code: one that could not compile would leave the others waiting."""
+    elsewhere = "gcc" if lacking == "elsewhere" else None
+    monkeypatch.setattr("tcc_fast.computing.gather_objects", lambda found: [found, elsewhere])
+    if lacking == "here":
+        (able / "Python.h").unlink()
+    assert compile_mode("auto", GPU, 2) == "off"
+    assert ("gcc" if elsewhere else "Python.h") in (compiler_lacks(GPU) or "")
 
 
 @pytest.mark.parametrize("lacking", ["capability", "Triton", "C compiler", "Python.h"])
