@@ -18,9 +18,7 @@ import contextlib
 import functools
 import importlib
 import io
-import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +34,7 @@ from PIL import (
 )
 
 from tcc_fast.datasets.reader import NOT_AN_IMAGE, Rejected
+from tcc_fast.datasets.silence import silent_libtiff, silent_pillow
 from tcc_fast.datasets.sniff import HEAD_BYTES, Header, Truncated, read_header, sniff
 
 DEFAULT_MAX_PIXELS = 178_956_970
@@ -110,9 +109,7 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, reduce_to
     if kind is None:
         return Rejected("unsupported format", unsupported) if unsupported else NOT_AN_IMAGE
     try:
-        # Pillow warns about odd metadata, which says nothing about the pixels.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silent_pillow:
             return _decode(kind, data, read_header(kind, data), max_pixels, reduce_to)
     except Truncated:
         return Rejected("truncated", kind)
@@ -160,7 +157,7 @@ def _decode(kind: str, data: bytes, header: Header, max_pixels: int, reduce_to: 
             plain = plain and image.size == full_size
     # A TIFF's orientation is applied by Pillow while loading.
     turn = None if kind == "TIFF" else _turn(image)
-    with _silent_libraries() if kind == "TIFF" else contextlib.nullcontext():
+    with silent_libtiff if kind == "TIFF" else contextlib.nullcontext():
         image.load()
     if kind == "TIFF":
         full_size = image.size
@@ -185,24 +182,6 @@ def _opener(kind: str) -> Callable[[io.BytesIO], Image.Image]:
     except ImportError:
         raise _Refused(Rejected(lacking)) from None
     return opener
-
-
-@contextlib.contextmanager
-def _silent_libraries() -> Iterator[None]:
-    """libtiff prints its complaints on the process's stderr, past Python."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed already
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

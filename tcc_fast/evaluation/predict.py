@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tcc_fast.datasets.decode import as_decoded, decode_image
+from tcc_fast.datasets.pool import default_workers
 from tcc_fast.datasets.reader import Rejected
 from tcc_fast.distributed import processes
 from tcc_fast.evaluation.embed import encode
@@ -47,7 +50,7 @@ class Predictor:
 
     Each is decoded as `convert` would, resized whole to the side of the views and normalised as in training. It is not
     stored in between, so features differ a little from those of a data set whose images were reduced and encoded anew,
-    and more where `convert` crops (beyond 4:1). Images are decoded one after another, not in several threads.
+    and more where `convert` crops (beyond 4:1). Many are decoded in several threads.
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
@@ -78,15 +81,19 @@ class Predictor:
 
     def _views(self, images: Iterable[Source], batch_size: int) -> Iterator[Tensor]:
         """Batches of at most ``batch_size`` views, (B, 3, S, S), on the device."""
-        views: list[Tensor] = []
-        for place, image in enumerate(images):
-            pixels = torch.from_numpy(_pixels(image, place, 2 * self.image_size)).to(self.trained.device)
-            views.append(whole_view(pixels.permute(2, 0, 1).unsqueeze(0), self.image_size, self._mean, self._std))
-            if len(views) == batch_size:
-                yield torch.cat(views)
-                views = []
-        if views:
-            yield torch.cat(views)
+        numbered = enumerate(images)
+        with ThreadPoolExecutor(default_workers()) as threads:
+            while batch := list(itertools.islice(numbered, batch_size)):
+                for _, image in batch:
+                    if isinstance(image, Image.Image):
+                        image.load()  # not by two threads, if it is there twice
+                yield torch.cat(list(threads.map(self._view, batch)))
+
+    def _view(self, numbered: tuple[int, Source]) -> Tensor:
+        """(1, 3, S, S) on the device, of an image and its place among all."""
+        place, image = numbered
+        pixels = torch.from_numpy(_pixels(image, place, 2 * self.image_size)).to(self.trained.device)
+        return whole_view(pixels.permute(2, 0, 1).unsqueeze(0), self.image_size, self._mean, self._std)
 
 
 def _several(images: Iterable[Source] | Source) -> Iterable[Source]:

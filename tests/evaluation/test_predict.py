@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from tcc_fast.config import load_config
 from tcc_fast.datasets import convert, open_dataset
+from tcc_fast.evaluation import predict as predict_module
 from tcc_fast.evaluation.predict import Predictor
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.train import train
@@ -127,3 +130,29 @@ def test_a_cut_file_is_named_and_so_is_nothing(predictor: Predictor, tmp_path: P
         predictor([])
     with pytest.raises(FileNotFoundError):
         predictor([tmp_path / "gone.png"])
+
+
+def test_many_files_are_decoded_at_once_in_their_order_and_the_first_bad_one_is_named(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file waits for another to have begun, so one after another would never end."""
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):
+        Image.new("L", (9, 9), 40 * number).save(file)
+    expected = torch.cat([predictor(file).features for file in files])
+    meeting, decode = threading.Barrier(2, timeout=60), predict_module.decode_image
+
+    def after_meeting(*args: Any, **kwargs: Any) -> Any:
+        meeting.wait()
+        return decode(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_module, "default_workers", lambda: 2)
+        patch.setattr(predict_module, "decode_image", after_meeting)
+        found = predictor(iter(files), batch_size=4).features
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert torch.cdist(expected, expected).fill_diagonal_(1).min() > 0.01
+    for number in (2, 3):
+        files[number].write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"2\.png: not an image"):
+        predictor(files)
