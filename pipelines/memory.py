@@ -22,11 +22,25 @@ def free_memory(device: torch.device) -> int:
     return min(free, _left_in_container())
 
 
+_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ""),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
+)
+"""Of version 2 and of version 1: files of the limit, of what is used, and of what for; how names begin there."""
+
+
 def _left_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What control groups (version 2) leave of their limit; more than there is without one."""
-    try:
-        limit = (root / "memory.max").read_text().strip()
-        used = int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return sys.maxsize
-    return sys.maxsize if limit == "max" else max(0, int(limit) - used)
+    """What control groups leave of their limit; more than there is without one.
+
+    What is used for copies of files does not count: it is given back when it is wanted, as in MemAvailable.
+    """
+    for limit_file, used_file, stat_file, prefix in _CONTROL_GROUPS:
+        try:
+            limit = (root / limit_file).read_text().strip()
+            used = int((root / used_file).read_text())
+            uses = dict(line.split() for line in (root / stat_file).read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        files = sum(int(uses.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        return sys.maxsize if limit == "max" else max(0, int(limit) - max(0, used - files))
+    return sys.maxsize

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from tcc_fast.display import Display, duration
 from tcc_fast.distributed import decide
 from tcc_fast.method.encoder import backbone_advice, stem_advice
@@ -87,6 +89,15 @@ class Reporter:
             self.say("compiling the step: minutes for a large network, once for each phase of a run")
 
     @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Around what is no training, to leave it out of the speed. Waits for the device."""
+        if (device := self.session.accelerator.device).type == "cuda":
+            torch.cuda.synchronize(device)  # the steps before it are training
+        started = time.perf_counter()
+        yield
+        self.log.leave_out(time.perf_counter() - started)
+
+    @contextmanager
     def timed(self) -> Iterator[None]:
         """Around a step, to leave one that is compiled out of the speed."""
         if not self._compiling:
@@ -100,7 +111,7 @@ class Reporter:
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
-        self.log.leave_out(seconds)
+        self.log.leave_out(seconds, steps=1)
         self.say(f"compiled in {seconds:.0f} s")
         self._compiling = False
 
@@ -132,13 +143,14 @@ class Reporter:
                 self.display.alarm(sentence)
 
     def epoch_loss(self, epoch: int) -> float | None:
-        """Mean of the losses logged in an epoch, if epochs can be compared by it; None on ranks that write no metrics.
+        """Mean loss of the epoch that has just ended, if epochs can be compared by it; None on ranks without metrics.
 
         While Q fills, before clusters are trained and while α grows, the loss is another one.
         """
         session = self.session
         settled = session.training_step.start_step + session.config.loss.alpha_ramp_steps
         filled = -(-session.config.queue.instance_length // session.config.train.batch_size)
-        if self.metrics is None or epoch * session.pipeline.batches_per_epoch < max(settled, filled):
+        first = epoch * session.pipeline.batches_per_epoch
+        if self.metrics is None or first < max(settled, filled):
             return None
-        return self.metrics.mean_loss(epoch)
+        return self.metrics.mean_loss(first)

@@ -42,14 +42,14 @@ class LossLog:
         self._since, self._untimed = time.perf_counter(), 0
 
     def restart_clock(self) -> None:
-        """Leave what has passed since the last reading out of the speed: the start of the prototypes, a checkpoint."""
+        """Leave what has passed since the last reading out of the speed, if no step is waiting to be read."""
         if not self._scalars:
             self._since = time.perf_counter()
 
-    def leave_out(self, seconds: float) -> None:
-        """Leave these seconds and the step that took them out of the speed: it was compiled."""
+    def leave_out(self, seconds: float, steps: int = 0) -> None:
+        """Leave these seconds out of the speed, and the steps that took them, if any."""
         self._since += seconds
-        self._untimed += 1
+        self._untimed += steps
 
     def add_no_sync(self, losses: Losses) -> None:
         """Keep one step's losses."""
@@ -70,6 +70,7 @@ class LossLog:
         parts = (("scalars", self._scalars), ("mean_pi", self._mean_pi), ("sizes", self._sizes))
         for name, part in parts:
             part.extend(saved[name].to(device, copy=True) if name in saved else ())
+        self._untimed = len(self._scalars)  # in another process
 
     def __len__(self) -> int:
         """Steps since the last reading."""
@@ -137,11 +138,19 @@ class MetricsFile:
                 "continue with --resume"
             ) from error
 
-    def mean_loss(self, epoch: int) -> float | None:
-        """Mean of `loss` over the lines of an epoch; None if there are none."""
-        lines = (json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines())
-        losses = [line["loss"] for line in lines if line["epoch"] == epoch]
-        return sum(losses) / len(losses) if losses else None
+    def mean_loss(self, first: int) -> float | None:
+        """Mean of `loss` over all steps from ``first`` on, counted from 0; None if there are none.
+
+        A line is the mean over the steps since the one before it. If it began before ``first``, it counts for as many
+        steps as it has from there on.
+        """
+        before, total, count = 0, 0.0, 0
+        for text in self._path.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            if (steps := line["step"] - max(before, first)) > 0:
+                total, count = total + steps * line["loss"], count + steps
+            before = line["step"]
+        return total / count if count else None
 
     def close(self) -> None:
         """Close the file."""

@@ -111,8 +111,8 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
         for batch in pipeline:
             if session.step == training_step.start_step > 0:
                 reporter.say(f"start of the prototypes ({config.start.method}) after {session.step} steps")
-                session.start_prototypes()  # sync, once a run
-                reporter.restart_clock()
+                with reporter.clock_stopped():
+                    session.start_prototypes()  # sync, once a run
                 reporter.expect_compiling()
             lr = learning_rate(config.optim, session.step, session.total_steps)
             set_learning_rate(session.optimizer, lr)

@@ -97,10 +97,11 @@ def test_epochs_are_compared_when_all_have_the_same_loss(
         session = open_session(config, digits, tmp_path)
         with Reporter(session, tmp_path, lambda line: None) as reporter:
             assert reporter.metrics is not None
-            reporter.metrics.mean_loss = lambda epoch: float(epoch)  # type: ignore[method-assign]
+            reporter.metrics.mean_loss = lambda step: float(step)  # type: ignore[method-assign]
             found = [reporter.epoch_loss(epoch) for epoch in range(5)]
+        steps = session.pipeline.batches_per_epoch
         session.pipeline.close()
-    assert found == [None] * first + [float(epoch) for epoch in range(first, 5)]
+    assert found == [None] * first + [float(epoch * steps) for epoch in range(first, 5)]
 
 
 def test_nothing_alarms_before_clusters_are_trained(

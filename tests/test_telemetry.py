@@ -51,13 +51,36 @@ def test_a_step_that_was_compiled_counts_for_the_loss_but_not_for_the_speed(monk
         now[0] += seconds
         log.add_no_sync(losses(seconds))
         if compiled:
-            log.leave_out(seconds)
+            log.leave_out(seconds, steps=1)
     line = log.read(step=3, images=30)
     assert line["loss"] == pytest.approx(101 / 3)
     assert line["images_per_second"] == pytest.approx(20)  # 20 images in a second
     log.add_no_sync(losses())
     now[0] += 0.5
     assert log.read(step=4, images=10)["images_per_second"] == pytest.approx(20)
+
+
+def test_what_is_no_training_does_not_count_for_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two lines, and steps of another process, whose losses came with a checkpoint."""
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    log = LossLog()
+    for _ in range(3):
+        now[0] += 0.5
+        log.add_no_sync(losses())
+    now[0] += 60.0  # the start of the prototypes
+    log.leave_out(60.0)
+    now[0] += 0.5
+    log.add_no_sync(losses())
+    assert log.read(step=4, images=40)["images_per_second"] == pytest.approx(20)
+    for _ in range(3):
+        log.add_no_sync(losses())
+    continued = LossLog()
+    now[0] += 60.0
+    continued.load_tensors(log.tensors(), torch.device("cpu"))
+    now[0] += 0.5
+    continued.add_no_sync(losses())
+    assert continued.read(step=8, images=40)["images_per_second"] == pytest.approx(20)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -188,3 +211,15 @@ def test_metrics_after_the_resumed_step_are_written_again(tmp_path: Path) -> Non
         (2, 1.0),
         (3, 7.0),
     ]
+
+
+def test_the_mean_loss_of_an_epoch_is_that_of_its_steps(tmp_path: Path) -> None:
+    """Lines stand for unequally many steps, and one of them began in the epoch before."""
+    file = MetricsFile(tmp_path / "metrics.jsonl", resumed_step=0)
+    for step, loss in ((20, 9.0), (40, 5.0), (60, 4.0), (63, 1.0)):
+        file.write({"step": step, "loss": loss})
+    assert file.mean_loss(0) == pytest.approx((20 * 9 + 20 * 5 + 20 * 4 + 3 * 1) / 63)
+    assert file.mean_loss(31) == pytest.approx((9 * 5 + 20 * 4 + 3 * 1) / 32)
+    assert file.mean_loss(60) == 1.0
+    assert file.mean_loss(63) is None
+    file.close()

@@ -459,8 +459,10 @@ def test_a_preempted_command_has_an_exit_code_of_its_own(
 def test_the_checkpoint_with_the_lowest_loss_stays_and_is_linked(digits: Path, tmp_path: Path) -> None:
     """Of those that can be compared: Q (1 000 keys, 256 a step) is full by the second epoch."""
     options = ["train.epochs=5", "train.checkpoint_every=1", "train.keep_checkpoints=1", "start.method=none"]
-    train(load_config("digits", [*TINY, *options, "queue.instance_length=1000"]), digits, tmp_path / "run")
-    lines = read_metrics(tmp_path / "run")
+    for run, steps in (("run", 3), ("every step", 1)):
+        more = ["queue.instance_length=1000", f"train.log_every={steps}"]
+        train(load_config("digits", [*TINY, *options, *more]), digits, tmp_path / run)
+    lines = read_metrics(tmp_path / "every step")
     means = [np.mean([line["loss"] for line in lines if line["epoch"] == epoch]) for epoch in range(5)]
     best = (tmp_path / "run" / "checkpoints" / "best").resolve()
     assert min(means) == means[0]  # there Q is nearly empty

@@ -1,7 +1,7 @@
 """How the functions of this package are compiled.
 
 The first use compiles for some seconds; the result is kept on disk. numba looks for a change in the file of a function,
-but not in those of the functions it calls, so here the stamp of the whole package decides whether it is still good.
+but not in those of the functions it calls, so here a stamp of all sources decides whether it is still good.
 
 Every function is inlined into those that call it. With calls between them (numba 0.68) the process that compiles rounds
 otherwise than later ones, which load what it kept, and a run that is continued would not be the one that was begun.
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numba
 
-from tcc_fast.views import colour, resample
+from tcc_fast import views
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -53,6 +53,7 @@ def _compile(function: Function, fastmath: Any) -> Function:
 
 @cache
 def source_stamp() -> str:
-    """sha256 of the sources that compiled functions are made of."""
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(colour.__file__), Path(resample.__file__)]
+    """sha256 of the sources that compiled functions are made of: of this package, and of the recipe's constants."""
+    packages = (Path(__file__).parent, Path(views.__file__).parent)
+    sources = [source for package in packages for source in sorted(package.glob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

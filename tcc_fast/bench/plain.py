@@ -41,18 +41,20 @@ LEAST = 8
 class PlainViews(TorchDataset[Item]):
     """Two views of an image, as most code makes them: images from an array, or else decoded by Pillow."""
 
-    def __init__(self, dataset: Dataset, images: NDArray[np.uint8] | None, transform: Callable[[Any], Tensor]) -> None:
-        self.dataset, self.images, self.transform = dataset, images, transform
+    def __init__(
+        self, dataset: Dataset, indices: range, images: NDArray[np.uint8] | None, transform: Callable[[Any], Tensor]
+    ) -> None:
+        self.dataset, self.indices, self.images, self.transform = dataset, indices, images, transform
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.indices)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, place: int) -> Item:
         if self.images is not None:
-            image = Image.fromarray(self.images[index])
+            image = Image.fromarray(self.images[place])
         else:
-            image = Image.open(io.BytesIO(self.dataset.read(index))).convert("RGB")
-        return self.transform(image), self.transform(image), index
+            image = Image.open(io.BytesIO(self.dataset.read(self.indices[place]))).convert("RGB")
+        return self.transform(image), self.transform(image), self.indices[place]
 
 
 def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
@@ -82,10 +84,10 @@ def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
             transforms.Normalize(mean.tolist(), std.tolist()),
         ]
     )
-    images = None
+    indices, images = dataset.split(task.config.data.split), None
     if from_memory:
-        images = decode(dataset, range(len(dataset)), common_geometry(dataset, size)).numpy()
-    views = PlainViews(dataset, images, transform)
+        images = decode(dataset, indices, common_geometry(dataset, size)).numpy()
+    views = PlainViews(dataset, indices, images, transform)
     batch = fitting_batch(task)
     return DataLoader(
         views,

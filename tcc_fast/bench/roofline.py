@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,9 +23,6 @@ from tcc_fast.bench.rounds import synchronise
 from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.settings import Config
-
-COUNTED = 2
-"""Images that the counting runs on; the work is proportional to their number."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +98,18 @@ def count_work(config: Config, build: Callable[[], nn.Module], bf16: bool) -> di
     """
     assert config.model.num_clusters is not None
     size, batch = config.data.image_size, config.train.batch_size
-    model: Any = build()
-    queues = build_queues(config, config.model.num_clusters)
-    queues.instance.written.fill_(config.queue.instance_length)
-    step = TrainingStep(config, model, model, queues, torch.optim.SGD(model.parameters(), 0.1), SingleProcess("no"))
-    views = torch.randn(COUNTED, 3, size, size)
-    elements = Elements(model)
-    with elements:
-        forward, outputs = counted(lambda: step.online(views, None, True))
-    with torch.no_grad():
-        momentum = step.online(views, None, True)
-    losses, (result, _) = counted(lambda: step.compare(outputs, momentum, 0.5, True))
-    backward, _ = counted(result.loss.backward)
+    with FakeTensorMode():  # tensors have shapes there, and no numbers
+        model: Any = build()
+        queues = build_queues(config, config.model.num_clusters)
+        step = TrainingStep(config, model, model, queues, torch.optim.SGD(model.parameters(), 0.1), SingleProcess("no"))
+        views = torch.empty(batch, 3, size, size)
+        with Elements(model) as elements:
+            forward, outputs = counted(lambda: step.online(views, None, True))
+        with torch.no_grad():
+            momentum = step.online(views, None, True)
+        losses, (result, _) = counted(lambda: step.compare(outputs, momentum, 0.5, True))
+        backward, _ = counted(result.loss.backward)
     directions = 2 if config.loss.symmetric else 1
-    scale = directions * batch / COUNTED
     of_element = 2 if bf16 else 4
     parameters = sum(parameter.numel() for parameter in model.parameters())
     passes = 3 if config.optim.name == "sgd" else 4  # parameter, gradient, moments
@@ -121,11 +117,11 @@ def count_work(config: Config, build: Callable[[], nn.Module], bf16: bool) -> di
     stored = 3 * size * size * batch
     return {
         "augment": Work(bytes=stored + 2 * stored * of_element),
-        "momentum forward": Work(scale * forward, scale * of_element * elements.forward),
-        "online forward": Work(scale * forward, scale * of_element * elements.forward),
+        "momentum forward": Work(directions * forward, directions * of_element * elements.forward),
+        "online forward": Work(directions * forward, directions * of_element * elements.forward),
         # Q is read, and its logits are written and read again.
-        "losses and queues": Work(scale * losses, 4 * queues.instance.keys.numel() + 2 * logits),
-        "backward": Work(scale * backward, scale * of_element * elements.backward + 2 * logits),
+        "losses and queues": Work(directions * losses, 4 * queues.instance.keys.numel() + 2 * logits),
+        "backward": Work(directions * backward, directions * of_element * elements.backward + 2 * logits),
         "optimiser": Work(bytes=4 * parameters * (2 * passes - 1)),  # all is read, and all but the gradient written
         "EMA": Work(bytes=4 * parameters * 3),
     }

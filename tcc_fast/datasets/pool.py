@@ -47,8 +47,9 @@ def store_items(items: Iterable[Item], recipe: Recipe, workers: int) -> Generato
     except BrokenProcessPool as error:
         near = waiting[0][0][0].source if waiting else "the start"
         raise ValueError(
-            f"a worker process died near {near!r} (killed, or out of memory); nothing was written: "
-            "try fewer workers, or 1 to convert in one process"
+            f"a worker process died near {near!r} (killed, or out of memory, or this is a script without "
+            'if __name__ == "__main__": around what it does); nothing was written: try fewer workers, or 1 to convert '
+            "in one process"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

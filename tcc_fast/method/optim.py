@@ -56,11 +56,11 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
     """Learning rate of step ``step`` (from 0) of ``total_steps``: a pure function, so resuming needs no state."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
     if config.schedule == "cosine":
+        progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
         return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
     if config.schedule == "steps":
-        return config.lr * 0.1 ** sum(progress >= milestone for milestone in config.milestones)
+        return config.lr * 0.1 ** sum(step / total_steps >= milestone for milestone in config.milestones)
     return config.lr
 
 

@@ -5,6 +5,7 @@ No figure is held against the clock.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from contextlib import nullcontext
@@ -14,8 +15,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.autograd import DeviceType
+from torchvision import transforms
 
 from tcc_fast.batch import Batch
 from tcc_fast.bench import Task, plain, rounds
@@ -252,6 +255,18 @@ def test_the_plain_loader_makes_the_recipe(settings: Config, digits: Path) -> No
     assert not torch.equal(batch.view_1, batch.view_2)
 
 
+@pytest.mark.parametrize("from_memory", [False, True])
+def test_the_plain_loader_takes_the_images_that_are_trained_on(digits: Path, from_memory: bool) -> None:
+    dataset = open_dataset(digits)
+    dataset.manifest = dataclasses.replace(dataset.manifest, splits={"late": (900, 940), "all": (0, 1797)})
+    settings = load_config("digits", [*SETTINGS, "data.split=late", "data.workers=0", "augment.flip=0"])
+    loader: Any = plain_loader(Task(dataset, settings, CPU), from_memory)
+    assert {loader.dataset[place][2] for place in range(len(loader.dataset))} == set(range(900, 940))
+    loader.dataset.transform = transforms.ToTensor()
+    expected = transforms.ToTensor()(Image.fromarray(dataset.decode(907)))
+    torch.testing.assert_close(loader.dataset[7][0], expected)
+
+
 def test_the_workers_of_the_plain_loader_leave_room_in_shared_memory(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,8 +309,8 @@ def test_the_work_of_a_linear_encoder_is_that_of_its_products() -> None:
     work = count_work(settings, build, bf16=False)
     forward = 2 * BATCH * (inputs * d + d * k + k * d)
     assert work["online forward"].flops == work["momentum forward"].flops == forward
-    counted = 2  # r and r̂ are sums over the batch; the contrast of r with P is not
-    losses = 2 * BATCH * (2 * k * d + d * length) + 2 * BATCH / counted * k * d * past
+    # r and r̂ are sums over the batch, whose contrast with P does not grow with it.
+    losses = 2 * BATCH * (2 * k * d + d * length) + 2 * k * d * past
     assert work["losses and queues"].flops == losses
     parameters = inputs * d + d + 2 * k * d + d
     assert work["EMA"].bytes == 12 * parameters

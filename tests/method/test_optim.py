@@ -106,6 +106,11 @@ def test_steps_fall_tenfold_at_each_milestone():
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
 
 
+def test_milestones_are_parts_of_the_whole_run_its_warm_up_included():
+    config = OptimConfig(lr=1.0, schedule="steps", milestones=(0.5,), warmup_steps=20)
+    assert [learning_rate(config, step, 100) for step in (19, 49, 50)] == pytest.approx([1.0, 1.0, 0.1])
+
+
 def test_constant_without_warm_up():
     config = OptimConfig(lr=0.3, schedule="constant")
     assert {learning_rate(config, step, 5) for step in range(5)} == {0.3}

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
+from tcc_fast import views
 from tcc_fast.draws import keys, scalar_key
 from tcc_fast.pipelines.cpu import compile as compiling
 from tcc_fast.pipelines.cpu import draw as drawing
@@ -31,13 +33,14 @@ from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
 from tcc_fast.pipelines.view_maker import TensorViews, view_maker
 from tcc_fast.settings import AugmentConfig
-from tcc_fast.views import colour, resample
+from tcc_fast.views import resample
 from tcc_fast.views.augment import apply, finish
 from tcc_fast.views.view_parameters import ViewParameters, draw
 
 TOLERANCE = 1e-5
 """Rounding of single precision, pixels in 0..1."""
 COLOUR_TOLERANCE = 0.01 / 255
+IMPORTED_VIEWS = re.compile(r"^from tcc_fast\.views\.(\w+) import", re.MULTILINE)
 ZERO, ONE = torch.zeros(3), torch.ones(3)
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
 
@@ -427,19 +430,22 @@ def test_crops_of_whole_grey_levels_are_the_rounded_ones(affine: bool) -> None:
 # Compiled code that is kept on disk.
 
 
-def test_a_change_of_any_file_of_the_package_changes_the_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_any_source_of_compiled_code_changes_the_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stamp = compiling.source_stamp.__wrapped__
     now = stamp()
     assert now == compiling.source_stamp()
     package = Path(shutil.copytree(Path(compiling.__file__).parent, tmp_path / "cpu"))
-    recipe = {module: Path(shutil.copy(module.__file__, tmp_path)) for module in (colour, resample)}
+    recipe = Path(shutil.copytree(Path(views.__file__).parent, tmp_path / "views"))
     monkeypatch.setattr(compiling, "__file__", str(package / "compile.py"))
-    for module, file in recipe.items():
-        monkeypatch.setattr(module, "__file__", str(file))
+    monkeypatch.setattr(views, "__file__", str(recipe / "__init__.py"))
     assert stamp() == now  # of the content, wherever it lies
     names = {path.name for path in package.glob("*.py")}
     assert names >= {"colour.py", "compile.py", "draw.py", "maker.py", "mix.py", "place.py", "threads.py", "views.py"}
-    for path in [*package.glob("*.py"), *recipe.values()]:
+    imported = {name for path in package.glob("*.py") for name in IMPORTED_VIEWS.findall(path.read_text())}
+    assert imported >= {"colour", "view_parameters"}
+    for path in [*package.glob("*.py"), *(recipe / f"{name}.py" for name in imported)]:
         before = path.read_text()
         path.write_text(before + "\n")
         assert stamp() != now, path

@@ -196,13 +196,28 @@ def test_on_a_gpu_what_torch_keeps_to_use_again_is_free(monkeypatch: pytest.Monk
     assert free_memory(torch.device("cuda")) == 5 + 40 - 30
 
 
-def test_free_memory_heeds_the_limit_of_a_container(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "prefix", "unlimited"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "", "max"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_", str(2**63 - 4096)),
+    ],
+)
+def test_free_memory_heeds_the_limit_of_a_container(
+    limit: str, used: str, stat: str, prefix: str, unlimited: str, tmp_path: Path
+) -> None:
+    """Of either version of control groups; copies of files that were read or written are not in the way."""
     assert memory._left_in_container(tmp_path) == sys.maxsize  # no control groups
-    (tmp_path / "memory.current").write_text("300\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory._left_in_container(tmp_path) == sys.maxsize
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert memory._left_in_container(tmp_path) == 700
+    folder = tmp_path / "memory" if prefix else tmp_path
+    folder.mkdir(exist_ok=True)
+    (folder / used).write_text("800\n")
+    (folder / stat).write_text(f"anon 100\n{prefix}inactive_file 420\n{prefix}active_file 80\nshmem 7\n")
+    (folder / limit).write_text(f"{unlimited}\n")
+    assert memory._left_in_container(tmp_path) > 2**62
+    (folder / limit).write_text("1000\n")
+    assert memory._left_in_container(tmp_path) == 1000 - (800 - 500)
+    (folder / limit).write_text("200\n")
+    assert memory._left_in_container(tmp_path) == 0
 
 
 def test_processes_of_a_machine_share_its_memory(
