@@ -15,7 +15,7 @@ from rich.table import Table
 
 
 class PatientConsole(Console):
-    """Standard output, which nobody may read any more before a training ends: the rest is then said to nobody."""
+    """A console that goes silent when standard output is closed, where rich would end the training."""
 
     def on_broken_pipe(self) -> None:
         """Instead of leaving the process, as rich does."""

@@ -36,7 +36,7 @@ from tcc_fast.settings import Config
 from tcc_fast.telemetry import NonFiniteLoss
 
 STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
-"""By what :func:`tcc_fast.computing.compile_mode` says."""
+"""The kind of step, by what :func:`tcc_fast.computing.compile_mode` returns."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 KEPT = 6
-"""Both views of three batches: one that trains, one that waits, one that is made."""
+"""Tensors that may be in use at once, two a batch at most: one batch trains, one waits, one is made."""
 
 
 def _is_ours_alone(arrays: list[NDArray[Any]], place: int, references: int) -> bool:

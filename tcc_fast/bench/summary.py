@@ -23,7 +23,7 @@ def summarise(turns: Iterable[dict[str, Any]], baseline: str | None, ceiling: st
 
     Returns:
         For each contender ``img_per_s``, ``ratio`` (to the baseline, within each round) and ``of_ceiling`` (likewise)
-        as `Figure`, or None if there is no round with both, and ``disturbed``, the number of rounds.
+        as `Figure`, or None if there is no round with both, and ``disturbed``: how many of its kept turns were.
     """
     rates: dict[str, dict[int, float]] = {}
     disturbed: dict[str, int] = {}

@@ -97,7 +97,7 @@ class Predictor:
 
 
 def _several(images: Iterable[Source] | Source) -> Iterable[Source]:
-    """A list of a single image, which can be iterated over as well: of an array, its rows are no images."""
+    """The images, a single one as a list. An array of shape (H, W) or (H, W, 3) is an image, not a sequence of rows."""
     if isinstance(images, np.ndarray):
         if images.ndim == 3 and images.shape[2] != 3 and min(images.shape[0], images.shape[2]) <= 4:
             raise ValueError(

@@ -35,12 +35,12 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Trained(TrainedModel):
-    """The same, and images."""
+    """A trained model, and the images that it is evaluated on: a split of a data set."""
 
     dataset: Dataset
     split: str
     indices: range
-    """Of the images."""
+    """Indices of that split's images."""
 
     @property
     def same_data(self) -> bool:

@@ -168,7 +168,7 @@ class CudaRecorder:
 
 @contextmanager
 def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """What a fused Adam wants to hear while it is recorded, and only then: it is, with its numbers on the device."""
+    """Set Adam's flag `capturable`, as torch wants it while a CUDA graph is captured. The state is on the device."""
     groups = [group for group in optimizer.param_groups if "capturable" in group]
     before = [group["capturable"] for group in groups]
     for group in groups:
@@ -184,7 +184,8 @@ class GraphedStep(CompiledStep):
     """A `CompiledStep` that is launched as one: after a few steps it is recorded, and from then on replayed.
 
     Queues, moving average, parameters and the optimiser's state are written in place, hence at the addresses that were
-    recorded. Each of the two phases of a run, without and with clusters, is recorded anew.
+    recorded. It is in one of three states: it warms up (``_warm_steps`` below `WARM_UP`), then records the next step
+    (``_reported`` is None), then replays it. When clusters begin, or after :meth:`forget`, it warms up again.
 
     Args:
         args: as of `CompiledStep`.

@@ -31,7 +31,7 @@ class TCC(nn.Module):
 
     Args:
         model: the network's settings; ``num_clusters`` must be set.
-        loss: gives λ and whether c is drawn.
+        loss: gives λ, the temperature of the Gumbel softmax.
         encoder: any module (B, 3, S, S) to (B, d); default: the one that ``model`` names.
     """
 

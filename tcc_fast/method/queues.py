@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_SHARE = 0.6
-"""Of the images, in Q, without a word of advice: the built-in configs have 57 % (digits) and less."""
+"""J / n up to which no advice is given: the built-in configs have 57 % (digits) and less."""
 
 
 def queue_advice(length: int, num_images: int) -> str | None:

@@ -85,6 +85,6 @@ def read_state(checkpoint: Path) -> RunState:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal digits."""
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

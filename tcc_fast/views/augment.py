@@ -84,7 +84,7 @@ def finish(
     std: Tensor,
     products: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What changes colours: jitter, grey, blur, normalise. (B, 3, S, S) in 0..1 to the same, channels-last."""
+    """What changes colours: jitter, grey, blur, normalise. (B, 3, S, S) in 0..1 to normalised ones, channels-last."""
     rgb = colour_jitter(channels(images), parameters, recipe)
     if recipe.grey:
         luma = grey(rgb)
