@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tcc_fast.datasets import Dataset
-from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
+from tcc_fast.draws import keys
 from tcc_fast.pipelines.dali_graph import inverse_affine
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.order import EpochOrder
@@ -72,8 +72,7 @@ class Feeder:
             encoded.append(blank_image() if data is None else data)
         sizes = self.sizes[index]
         sizes[blank] = BLANK_SIDE
-        first, second = (scalar_key(STREAM_AUGMENT, self.order.seed, epoch, view) for view in (1, 2))
-        feed = Feed((epoch, batch), index, sizes, (first, second), blank, {"encoded": encoded})
+        feed = Feed((epoch, batch), index, sizes, self.order.view_keys(epoch), blank, {"encoded": encoded})
         if self.cuts:
             for view in (1, 2):
                 self._add_crops(feed, view)

@@ -22,9 +22,7 @@ from tcc_fast.batch import Batch
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.beton import check_beton
 from tcc_fast.datasets.ffcv_import import import_ffcv
-from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.cpu.buffers import Buffers
-from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, make_plan
 from tcc_fast.pipelines.damage import Damage
@@ -33,6 +31,7 @@ from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.view_maker import TensorViews, blank_, to_device
 from tcc_fast.settings import AugmentConfig
+from tcc_fast.views.numbers import NUM_PARAMETERS
 
 RUN_BATCHES = 256
 """Batches, at least, that FFCV is given at a time: it begins each run with an empty queue."""
@@ -201,7 +200,7 @@ class FfcvPipeline(Position):
         self._check_file()
         index = self.order.indices(epoch, batch)
         count, size = len(index), self.image_size
-        bases = np.array([scalar_key(STREAM_AUGMENT, self.order.seed, epoch, view) for view in (1, 2)])
+        bases = np.array(self.order.view_keys(epoch))
         on_gpu = self._finisher is not None
         shape = (2, count, size, size, 3)
         if on_gpu:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tcc_fast.draws import permutation
+from tcc_fast.draws import STREAM_AUGMENT, permutation, scalar_key
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ SINGLE = Shard()
 
 
 class EpochOrder:
-    """The shuffled order of every epoch, as the index of each batch that this rank gets.
+    """The shuffled order of every epoch, as the index of each batch that this rank gets, and the keys of its views.
 
     All ranks' parts of a batch together are the same global batch, however many ranks there are. The tail that
     does not fill a global batch is dropped; since every epoch is shuffled anew, it is another one each time.
@@ -65,6 +65,11 @@ class EpochOrder:
         part = self.batch_size // self.shard.world_size
         start = batch * self.batch_size + self.shard.rank * part
         return self._permutation[start : start + part]
+
+    def view_keys(self, epoch: int) -> tuple[int, int]:
+        """Of the first and of the second view: from them and an image's index, every pipeline makes the same views."""
+        first, second = (scalar_key(STREAM_AUGMENT, self.seed, epoch, view) for view in (1, 2))
+        return first, second
 
 
 class Position:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
-from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.order import EpochOrder, Position
 from tcc_fast.pipelines.view_maker import to_device, view_maker
 from tcc_fast.settings import AugmentConfig
@@ -62,8 +61,7 @@ class ResidentPipeline(Position):
         while self.batch < self.batches_per_epoch:
             assert len(self.images), "the pipeline is closed"
             index = to_device(self.order.indices(self.epoch, self.batch), self.images.device)
-            key_1, key_2 = (scalar_key(STREAM_AUGMENT, self.order.seed, self.epoch, view) for view in (1, 2))
-            bases, first = (key_1, key_2), self.order.images.start
+            bases, first = self.order.view_keys(self.epoch), self.order.images.start
             view_1, view_2 = self._maker.stored(self.images, self.sizes, index, bases, first)
             if self._blank is not None:
                 blank = self._blank[index].view(-1, 1, 1, 1)

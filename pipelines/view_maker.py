@@ -13,7 +13,8 @@ from torch import Tensor
 from tcc_fast.draws import keys_of_each, uniform
 from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.augment import apply, finish
-from tcc_fast.views.view_parameters import NUM_DRAWS, ViewParameters, parameters_of
+from tcc_fast.views.numbers import NUM_DRAWS
+from tcc_fast.views.view_parameters import ViewParameters, parameters_of
 
 
 class ViewMaker(Protocol):

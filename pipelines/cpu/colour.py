@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcc_fast.pipelines.cpu.compile import compiled, vectorised
-from tcc_fast.pipelines.cpu.draw import FACTORS, GREY, JITTER, ORDER
 from tcc_fast.views.colour import GREY_WEIGHTS
+from tcc_fast.views.numbers import BRIGHTNESS, CONTRAST, FACTORS, GREY, JITTER, ORDER, SATURATION
 
 Plane = NDArray[np.float32]
-CONTRAST = 1  # its place among the four factors
 _WR, _WG, _WB = (np.float32(weight) for weight in GREY_WEIGHTS)
 _0, _1, _2, _4, _6 = (np.float32(number) for number in (0, 1, 2, 4, 6))
 
@@ -128,9 +127,9 @@ def from_contrast(planes: Any, start: int, stop: int, parameters: Any, active: A
 @compiled
 def _jitter_part(red: Plane, green: Plane, blue: Plane, part: int, parameters: Any) -> None:
     factor = np.float32(parameters[FACTORS + part])
-    if part == 0:
+    if part == BRIGHTNESS:
         _brightness(red, green, blue, factor)
-    elif part == 2:
+    elif part == SATURATION:
         _saturation(red, green, blue, factor)
     else:
         _hue(red, green, blue, factor)

@@ -1,7 +1,6 @@
 """`tcc_fast.views.view_parameters.draw`, compiled: the same key gives the same parameters.
 
-A view's parameters are a row of `NUM_PARAMETERS` float64, as `ViewParameters.pack` lays them out; the names below are
-its columns.
+A view's parameters are a row of `NUM_PARAMETERS` float64, as `ViewParameters.pack` lays them out.
 """
 
 from __future__ import annotations
@@ -14,20 +13,12 @@ from numpy.typing import NDArray
 
 from tcc_fast.pipelines.cpu.compile import compiled
 from tcc_fast.settings import AugmentConfig
-from tcc_fast.views.view_parameters import BLUR_SIGMA, CROP_ATTEMPTS
-
-ANGLE, SHEAR, ZOOM, TOP, LEFT, HEIGHT, WIDTH, FLIP, JITTER = range(9)
-FACTORS = 9  # four of them: brightness, contrast, saturation, hue
-ORDER = 13  # the four in the order they are applied
-GREY, BLUR, SIGMA = 17, 18, 19
-NUM_PARAMETERS = 20
+from tcc_fast.views import numbers as at
+from tcc_fast.views.view_parameters import BLUR_SIGMA
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_NUM_ORDER = 9  # first of the four slots whose ranks are the order of the jitter
-_FIRST_AREA, _FIRST_ASPECT, _FIRST_PLACE = 16, 16 + CROP_ATTEMPTS, 16 + 2 * CROP_ATTEMPTS
-
 Row = NDArray[np.float64]
 
 
@@ -81,24 +72,24 @@ def _between(key: Any, slot: int, low: float, high: float) -> Any:
 @compiled
 def draw_view(key: Any, height: float, width: float, recipe: Row, out: Row) -> None:
     """Fill `out`, (NUM_PARAMETERS,), for an image of `height` × `width` pixels. `recipe` is a `recipe_row`."""
-    out[ANGLE] = _between(key, 0, -recipe[0], recipe[0])
-    out[SHEAR] = _between(key, 1, -recipe[1], recipe[1])
-    out[ZOOM] = _between(key, 2, recipe[2], recipe[3])
-    out[FLIP] = _uniform(key, 3) < recipe[12]
+    out[at.ANGLE] = _between(key, at.U_ANGLE, -recipe[0], recipe[0])
+    out[at.SHEAR] = _between(key, at.U_SHEAR, -recipe[1], recipe[1])
+    out[at.ZOOM] = _between(key, at.U_ZOOM, recipe[2], recipe[3])
+    out[at.FLIP] = _uniform(key, at.U_FLIP) < recipe[12]
     for part in range(3):
-        out[FACTORS + part] = _between(key, 4 + part, 1 - recipe[4 + part], 1 + recipe[4 + part])
-    out[FACTORS + 3] = _between(key, 7, -recipe[7], recipe[7])
-    out[JITTER] = _uniform(key, 8) < recipe[13]
+        out[at.FACTORS + part] = _between(key, at.U_FACTORS + part, 1 - recipe[4 + part], 1 + recipe[4 + part])
+    out[at.FACTORS + at.HUE] = _between(key, at.U_FACTORS + at.HUE, -recipe[7], recipe[7])
+    out[at.JITTER] = _uniform(key, at.U_JITTER) < recipe[13]
     for part in range(4):
-        u = _uniform(key, _NUM_ORDER + part)
+        u = _uniform(key, at.U_ORDER + part)
         rank = 0
         for other in range(4):
-            v = _uniform(key, _NUM_ORDER + other)
+            v = _uniform(key, at.U_ORDER + other)
             rank += v < u or (v == u and other < part)
-        out[ORDER + rank] = part
-    out[GREY] = _uniform(key, 13) < recipe[14]
-    out[BLUR] = _uniform(key, 14) < recipe[15]
-    out[SIGMA] = _between(key, 15, BLUR_SIGMA[0], BLUR_SIGMA[1])
+        out[at.ORDER + rank] = part
+    out[at.GREY] = _uniform(key, at.U_GREY) < recipe[14]
+    out[at.BLUR] = _uniform(key, at.U_BLUR) < recipe[15]
+    out[at.SIGMA] = _between(key, at.U_SIGMA, BLUR_SIGMA[0], BLUR_SIGMA[1])
     _draw_box(key, height, width, recipe, out)
 
 
@@ -108,18 +99,18 @@ def _draw_box(key: Any, height: float, width: float, recipe: Row, out: Row) -> N
     f = np.float32
     h, w = f(height), f(width)
     low_aspect, aspect_span = f(recipe[10]), f(recipe[11] - recipe[10])
-    for attempt in range(CROP_ATTEMPTS):
-        target = h * w * _between(key, _FIRST_AREA + attempt, recipe[8], recipe[9])
-        aspect = f(math.exp(low_aspect + aspect_span * f(_uniform(key, _FIRST_ASPECT + attempt))))
+    for attempt in range(at.CROP_ATTEMPTS):
+        target = h * w * _between(key, at.U_AREA + attempt, recipe[8], recipe[9])
+        aspect = f(math.exp(low_aspect + aspect_span * f(_uniform(key, at.U_ASPECT + attempt))))
         crop_w, crop_h = np.rint(np.sqrt(target * aspect)), np.rint(np.sqrt(target / aspect))
         if f(0) < crop_w <= w and f(0) < crop_h <= h:
-            out[TOP] = math.floor(f(_uniform(key, _FIRST_PLACE)) * (h - crop_h + f(1)))
-            out[LEFT] = math.floor(f(_uniform(key, _FIRST_PLACE + 1)) * (w - crop_w + f(1)))
-            out[HEIGHT], out[WIDTH] = crop_h, crop_w
+            out[at.TOP] = math.floor(f(_uniform(key, at.U_PLACE)) * (h - crop_h + f(1)))
+            out[at.LEFT] = math.floor(f(_uniform(key, at.U_PLACE + 1)) * (w - crop_w + f(1)))
+            out[at.HEIGHT], out[at.WIDTH] = crop_h, crop_w
             return
     lowest, highest = f(math.exp(recipe[10])), f(math.exp(recipe[11]))
     crop_w = np.rint(h * highest) if w / h > highest else w
     crop_h = np.rint(w / lowest) if w / h < lowest else h
     crop_w, crop_h = max(crop_w, f(1)), max(crop_h, f(1))
-    out[TOP], out[LEFT] = math.floor((h - crop_h) / f(2)), math.floor((w - crop_w) / f(2))
-    out[HEIGHT], out[WIDTH] = crop_h, crop_w
+    out[at.TOP], out[at.LEFT] = math.floor((h - crop_h) / f(2)), math.floor((w - crop_w) / f(2))
+    out[at.HEIGHT], out[at.WIDTH] = crop_h, crop_w

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcc_fast.pipelines.cpu.buffers import Buffers
-from tcc_fast.pipelines.cpu.draw import NUM_PARAMETERS
 from tcc_fast.pipelines.cpu.threads import Threads
 from tcc_fast.pipelines.cpu.views import decoded_views, finished_views, make_plan, stored_views
 from tcc_fast.settings import AugmentConfig
+from tcc_fast.views.numbers import NUM_PARAMETERS
 
 
 class CpuViews:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tcc_fast.pipelines.cpu.blend import blend
 from tcc_fast.pipelines.cpu.compile import compiled
-from tcc_fast.pipelines.cpu.draw import ANGLE, HEIGHT, LEFT, SHEAR, TOP, WIDTH, ZOOM
 from tcc_fast.pipelines.cpu.mix import LANES, PAIR, mix_many, mix_one, mix_two
+from tcc_fast.views.numbers import ANGLE, HEIGHT, LEFT, SHEAR, TOP, WIDTH, ZOOM
 
 Floats = NDArray[np.float32]
 Source = NDArray[Any]

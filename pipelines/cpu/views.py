@@ -10,10 +10,11 @@ from torch import Tensor
 from tcc_fast.pipelines.cpu.blur import blur, make_blur_scratch
 from tcc_fast.pipelines.cpu.colour import before_contrast, from_contrast, interleave, split_planes, to_levels
 from tcc_fast.pipelines.cpu.compile import compiled
-from tcc_fast.pipelines.cpu.draw import BLUR, FLIP, NUM_PARAMETERS, SIGMA, draw_view, key_of, recipe_row
+from tcc_fast.pipelines.cpu.draw import draw_view, key_of, recipe_row
 from tcc_fast.pipelines.cpu.mix import LANES, PAIR
 from tcc_fast.pipelines.cpu.place import affine_region, crop_rows, lay_columns, max_taps, resize_taps, stored_box
 from tcc_fast.settings import AugmentConfig
+from tcc_fast.views.numbers import BLUR, FLIP, NUM_PARAMETERS, SIGMA
 from tcc_fast.views.resample import blur_kernel_size
 
 _BLOCK = 256

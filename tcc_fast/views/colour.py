@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from tcc_fast.settings import AugmentConfig
+from tcc_fast.views.numbers import BRIGHTNESS, CONTRAST, HUE, JITTER_PARTS, SATURATION
 from tcc_fast.views.view_parameters import ViewParameters
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
-JITTER_PARTS = ("brightness", "contrast", "saturation", "hue")
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(len(JITTER_PARTS))
 
 
 class RGB(NamedTuple):

@@ -1,6 +1,6 @@
 """What happens to each view: drawn for a whole batch from keys, with torchvision's distributions, on any device.
 
-Every number is one of `NUM_DRAWS` uniform ones that a key gives, so equal keys give equal views. What is then done with
+Every number is one of the uniform ones that a key gives, so equal keys give equal views. What is then done with
 the parameters stands in `tcc_fast.views.augment`.
 """
 
@@ -14,9 +14,8 @@ from torch import Tensor
 
 from tcc_fast.draws import uniform
 from tcc_fast.settings import AugmentConfig
+from tcc_fast.views import numbers as at
 
-CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
-NUM_DRAWS = 16 + 3 * CROP_ATTEMPTS
 BLUR_SIGMA = (0.1, 2.0)
 
 
@@ -48,7 +47,7 @@ class ViewParameters:
     """(B,) pixels."""
 
     def pack(self) -> Tensor:
-        """All of them in one tensor, (B, 20) float64, to be copied at once."""
+        """All of them in one tensor, (B, NUM_PARAMETERS) float64, to be copied at once."""
         single = [self.angle, self.shear, self.zoom, *self.box.unbind(1), self.flip, self.jitter]
         last = [*self.factors.unbind(1), *self.order.unbind(1), self.grey, self.blur, self.sigma]
         return torch.stack([column.to(torch.float64) for column in single + last], dim=1)
@@ -58,17 +57,17 @@ class ViewParameters:
         """The opposite of :meth:`pack`, on any device."""
         number, switch = rows.float(), rows != 0
         return ViewParameters(
-            angle=number[:, 0],
-            shear=number[:, 1],
-            zoom=number[:, 2],
-            box=number[:, 3:7],
-            flip=switch[:, 7],
-            jitter=switch[:, 8],
-            factors=number[:, 9:13],
-            order=rows[:, 13:17].long(),
-            grey=switch[:, 17],
-            blur=switch[:, 18],
-            sigma=number[:, 19],
+            angle=number[:, at.ANGLE],
+            shear=number[:, at.SHEAR],
+            zoom=number[:, at.ZOOM],
+            box=number[:, at.TOP : at.WIDTH + 1],
+            flip=switch[:, at.FLIP],
+            jitter=switch[:, at.JITTER],
+            factors=number[:, at.FACTORS : at.FACTORS + 4],
+            order=rows[:, at.ORDER : at.ORDER + 4].long(),
+            grey=switch[:, at.GREY],
+            blur=switch[:, at.BLUR],
+            sigma=number[:, at.SIGMA],
         )
 
 
@@ -81,7 +80,7 @@ def draw(recipe: AugmentConfig, key: Tensor, heights: Tensor, widths: Tensor) ->
         heights: (B,) size of each image, in pixels.
         widths: (B,).
     """
-    return parameters_of(recipe, uniform(key, NUM_DRAWS), heights, widths)
+    return parameters_of(recipe, uniform(key, at.NUM_DRAWS), heights, widths)
 
 
 def parameters_of(recipe: AugmentConfig, u: Tensor, heights: Tensor, widths: Tensor) -> ViewParameters:
@@ -92,26 +91,26 @@ def parameters_of(recipe: AugmentConfig, u: Tensor, heights: Tensor, widths: Ten
 
     factors = torch.stack(
         [
-            between(4, 1 - recipe.brightness, 1 + recipe.brightness),
-            between(5, 1 - recipe.contrast, 1 + recipe.contrast),
-            between(6, 1 - recipe.saturation, 1 + recipe.saturation),
-            between(7, -recipe.hue, recipe.hue),
+            between(at.U_FACTORS + at.BRIGHTNESS, 1 - recipe.brightness, 1 + recipe.brightness),
+            between(at.U_FACTORS + at.CONTRAST, 1 - recipe.contrast, 1 + recipe.contrast),
+            between(at.U_FACTORS + at.SATURATION, 1 - recipe.saturation, 1 + recipe.saturation),
+            between(at.U_FACTORS + at.HUE, -recipe.hue, recipe.hue),
         ],
         dim=1,
     )
     crop_aspect = (math.log(recipe.crop_aspect[0]), math.log(recipe.crop_aspect[1]))
     return ViewParameters(
-        angle=between(0, -recipe.rotation, recipe.rotation),
-        shear=between(1, -recipe.shear, recipe.shear),
-        zoom=between(2, *recipe.zoom),
-        box=_crop_box(u[:, 16:], recipe.crop_area, crop_aspect, heights, widths),
-        flip=u[:, 3] < recipe.flip,
-        jitter=u[:, 8] < recipe.jitter,
+        angle=between(at.U_ANGLE, -recipe.rotation, recipe.rotation),
+        shear=between(at.U_SHEAR, -recipe.shear, recipe.shear),
+        zoom=between(at.U_ZOOM, *recipe.zoom),
+        box=_crop_box(u[:, at.U_AREA :], recipe.crop_area, crop_aspect, heights, widths),
+        flip=u[:, at.U_FLIP] < recipe.flip,
+        jitter=u[:, at.U_JITTER] < recipe.jitter,
         factors=factors,
-        order=u[:, 9:13].argsort(dim=1),
-        grey=u[:, 13] < recipe.grey,
-        blur=u[:, 14] < recipe.blur,
-        sigma=between(15, *BLUR_SIGMA),
+        order=u[:, at.U_ORDER : at.U_ORDER + 4].argsort(dim=1),
+        grey=u[:, at.U_GREY] < recipe.grey,
+        blur=u[:, at.U_BLUR] < recipe.blur,
+        sigma=between(at.U_SIGMA, *BLUR_SIGMA),
     )
 
 
@@ -119,7 +118,7 @@ def _crop_box(
     u: Tensor, area: tuple[float, float], log_aspect: tuple[float, float], heights: Tensor, widths: Tensor
 ) -> Tensor:
     """RandomResizedCrop.get_params for a whole batch: the first of ten attempts that fits, else a centre crop."""
-    u_area, u_aspect, u_place = u.split(CROP_ATTEMPTS, dim=1)  # (B, 10) each
+    u_area, u_aspect, u_place = u.split(at.CROP_ATTEMPTS, dim=1)  # (B, 10) each
     height, width = heights.float().unsqueeze(1), widths.float().unsqueeze(1)
     target = height * width * (area[0] + (area[1] - area[0]) * u_area)
     aspect = torch.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * u_aspect)

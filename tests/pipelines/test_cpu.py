@@ -35,6 +35,7 @@ from tcc_fast.pipelines.view_maker import TensorViews, view_maker
 from tcc_fast.settings import AugmentConfig
 from tcc_fast.views import resample
 from tcc_fast.views.augment import apply, finish
+from tcc_fast.views.numbers import BLUR, GREY, JITTER, NUM_PARAMETERS
 from tcc_fast.views.view_parameters import ViewParameters, draw
 
 TOLERANCE = 1e-5
@@ -152,7 +153,7 @@ def test_parameters_are_those_of_the_reference_bit_by_bit(name: str, size: Any) 
     sizes = torch.randint(1, 400, (count, 2), generator=generator) if size == "any" else all_of_size(count, *size)
     key = keys(scalar_key(9), torch.arange(count))
     row = drawing.recipe_row(recipe)
-    found = np.full((count, drawing.NUM_PARAMETERS), np.nan)
+    found = np.full((count, NUM_PARAMETERS), np.nan)
     sides = sizes.double().numpy()
     for i, one in enumerate(key.numpy().view(np.uint64)):
         drawing.draw_view(one, sides[i, 0], sides[i, 1], row, found[i])
@@ -164,7 +165,7 @@ def test_parameters_are_those_of_the_reference_bit_by_bit(name: str, size: Any) 
 def test_packed_parameters_can_be_unpacked() -> None:
     parameters = draw(EVERYTHING, keys(5, torch.arange(50)), *all_of_size(50, 30, 40).unbind(1))
     rows = parameters.pack()
-    assert rows.shape == (50, drawing.NUM_PARAMETERS)
+    assert rows.shape == (50, NUM_PARAMETERS)
     again = ViewParameters.unpack(rows)
     for field in dataclasses.fields(ViewParameters):
         one, other = getattr(again, field.name), getattr(parameters, field.name)
@@ -380,7 +381,7 @@ def from_decoded(
     full, empty = (2, count, size * size * 3), (2, 0, 0)
     views = np.full(empty if as_crops else full, np.nan, dtype=np.float32)
     crops = np.zeros(full if as_crops else empty, dtype=np.uint8)
-    parameters = np.full((2, count, drawing.NUM_PARAMETERS), np.nan)
+    parameters = np.full((2, count, NUM_PARAMETERS), np.nan)
     plan, half = make_plan(recipe, size, ZERO, ONE), count // 2
     for start, stop in ((0, half), (half, count)):
         pixels = np.concatenate([image.reshape(-1) for image in some[start:stop]])
@@ -421,9 +422,7 @@ def test_crops_of_whole_grey_levels_are_the_rounded_ones(affine: bool) -> None:
     exact, others = from_decoded(plain, unequal_images(), 13, as_crops=False)
     assert levels.dtype == np.uint8
     assert np.abs(levels - 255.0 * exact).max() < 0.5 + 1e-4
-    columns = [
-        name for name in range(drawing.NUM_PARAMETERS) if name not in (drawing.JITTER, drawing.GREY, drawing.BLUR)
-    ]
+    columns = [name for name in range(NUM_PARAMETERS) if name not in (JITTER, GREY, BLUR)]
     assert (parameters[..., columns] == others[..., columns]).all()
 
 
