@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tcc_fast.bench.parts import clock
 from tcc_fast.bench.rounds import Pace
 from tcc_fast.method.losses import instance_log_likelihood
-from tcc_fast.method.queues import ShardedQueue
+from tcc_fast.method.queues import MomentumQueue
 from tcc_fast.settings import Config
 
 LEAD = 3_000_000
@@ -25,7 +25,7 @@ def queue_milliseconds(config: Config, device: torch.device, compiled: bool, rep
         repeats: how many.
     """
     batch, dim = config.train.batch_size, config.model.feature_dim
-    queue = ShardedQueue(config.queue.instance_length, dim).to(device)
+    queue = MomentumQueue(config.queue.instance_length, dim).to(device)
     generator = torch.Generator(device).manual_seed(0)
 
     def representations(count: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from tcc_fast.method.sharded import sharded_logsumexp
 
 
 def cluster_contrast(
-    r: Tensor, r_hat: Tensor, queue: Tensor | None, temperature: float, filled: Tensor | None = None
+    r: Tensor, r_hat: Tensor, queue: Tensor | None, temperature: float, valid: Tensor | None = None
 ) -> Tensor:
     """Equation (5), L1: each cluster against its momentum twin, with past representations of the *others* in P.
 
@@ -28,7 +28,7 @@ def cluster_contrast(
         queue: P, (L, d) with L a multiple of K; entry l is of cluster l mod K. None: the other clusters of
             ``r_hat`` are the negatives instead.
         temperature: τ.
-        filled: () int64, how many entries of P were written; None: all.
+        valid: (L,) bool, which entries of P are keys; None: all.
 
     Returns:
         (), the mean over clusters.
@@ -39,7 +39,7 @@ def cluster_contrast(
     logits = r @ negatives.T / temperature  # (K, L)
     entry = torch.arange(len(negatives), device=r.device)
     same = entry.unsqueeze(0) % num_clusters == torch.arange(num_clusters, device=r.device).unsqueeze(1)
-    excluded = same if filled is None or queue is None else same | (entry >= filled)
+    excluded = same if valid is None or queue is None else same | ~valid
     logits = logits.masked_fill(excluded, -math.inf)
     all_logits = torch.cat([positive.unsqueeze(1), logits], dim=1)
     return (torch.logsumexp(all_logits, dim=1) - positive).mean()

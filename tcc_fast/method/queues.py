@@ -1,4 +1,4 @@
-"""Ring buffers of past momentum representations: P (cluster level, the same at every rank) and Q (instance level, in
+"""The ring buffer of past momentum representations: P (cluster level, whole at every rank) and Q (instance level, in
 shards)."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LARGEST_SHARE = 0.6
 def queue_advice(length: int, num_images: int) -> str | None:
     """A sentence that names a better length of Q for so many images, or None when it suits them.
 
-    Any length will do for :class:`ShardedQueue`; the power of two nearest to a quarter of the images is advised.
+    Any length will do for :class:`MomentumQueue`; the power of two nearest to a quarter of the images is advised.
     """
     if length <= LARGEST_SHARE * num_images:
         return None
@@ -30,41 +30,9 @@ def queue_advice(length: int, num_images: int) -> str | None:
 
 
 class MomentumQueue(nn.Module):
-    """The last ``length`` keys, oldest overwritten first.
+    """The last ``length`` keys, oldest overwritten first; those of several ranks lie each at the rank that made it.
 
-    Position and fill are tensors on the queue's device: nothing waits for the device, and both are saved with
-    the keys. Any number of keys may be written at a time; the write wraps exactly.
-    """
-
-    keys: Tensor
-    """(length, d)."""
-    written: Tensor
-    """() int64: keys ever written. The next one goes to ``written % length``."""
-
-    def __init__(self, length: int, dim: int, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.length = length
-        self.register_buffer("keys", torch.zeros(length, dim, dtype=dtype))
-        self.register_buffer("written", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def filled(self) -> Tensor:
-        """() int64: entries that hold a key; they are the first ones, since filling starts at 0."""
-        return self.written.clamp(max=self.length)
-
-    @torch.no_grad()
-    def enqueue_no_sync(self, keys: Tensor) -> None:
-        """Write keys (n, d), n of any size; of more than ``length`` the last ones remain."""
-        count = len(keys)
-        skipped = max(0, count - self.length)
-        slots = torch.arange(skipped, count, device=self.keys.device)
-        slots = (self.written + slots) % self.length
-        self.keys.index_copy_(0, slots, keys[skipped:].to(self.keys.dtype))
-        self.written.add_(count)
-
-
-class ShardedQueue(nn.Module):
-    """The last ``length`` keys of all ranks together, each of them at the rank that made it.
+    Position and fill are a tensor on the queue's device: nothing waits for the device, and it is saved with the keys.
 
     Keys are numbered as a single process would write them: in the step t, those of rank r are t B + r b .. + b, with
     the global batch B = W b. What is valid is decided by number, so the shards together always hold exactly the keys

@@ -30,7 +30,7 @@ from tcc_fast.method.losses import (
     total_loss,
 )
 from tcc_fast.method.model import TCC, Outputs, momentum_at, update_twin
-from tcc_fast.method.queues import MomentumQueue, ShardedQueue
+from tcc_fast.method.queues import MomentumQueue
 from tcc_fast.settings import Config
 
 
@@ -39,7 +39,7 @@ class Queues:
     """P and Q."""
 
     cluster: MomentumQueue
-    instance: ShardedQueue
+    instance: MomentumQueue
 
 
 def build_queues(
@@ -51,7 +51,7 @@ def build_queues(
     with torch.device(device):  # made there, not moved, so that Q is never there twice
         return Queues(
             cluster=MomentumQueue(config.queue.cluster_multiple * num_clusters, dim, dtype),
-            instance=ShardedQueue(config.queue.instance_length, dim, dtype, rank(), ranks, share),
+            instance=MomentumQueue(config.queue.instance_length, dim, dtype, rank(), ranks, share),
         )
 
 
@@ -225,7 +225,7 @@ class TrainingStep:
                 r_hat,
                 self.queues.cluster.keys if self.config.queue.cluster else None,
                 loss.temperature_cluster or loss.temperature,
-                self.queues.cluster.filled,
+                self.queues.cluster.valid,
             )
             l2 = instance_bound(log_likelihood, kl, loss.kl_weight)
             total = total_loss(l1, l2, alpha)

@@ -38,10 +38,6 @@ def tensor(x: np.ndarray, requires_grad: bool = False) -> Tensor:
     return torch.tensor(x, dtype=torch.float64, requires_grad=requires_grad)
 
 
-def count(n: int) -> Tensor:
-    return torch.tensor(n, dtype=torch.int64)
-
-
 def first(n: int, length: int) -> Tensor:
     """A mask of the first n entries."""
     return torch.arange(length) < n
@@ -66,9 +62,8 @@ def test_cluster_contrast_is_equation_5(num_clusters, multiple, filled, temperat
     r, r_hat = unit_rows(rng, num_clusters, 8), unit_rows(rng, num_clusters, 8)
     queue = unit_rows(rng, num_clusters * multiple, 8)
     slow = equations.cluster_loss(r, r_hat, queue, temperature, None if filled is None else range(filled))
-    fast = cluster_contrast(
-        tensor(r), tensor(r_hat), tensor(queue), temperature, None if filled is None else count(filled)
-    )
+    valid = None if filled is None else first(filled, len(queue))
+    fast = cluster_contrast(tensor(r), tensor(r_hat), tensor(queue), temperature, valid)
     assert fast.item() == pytest.approx(slow, rel=TIGHT)
 
 
@@ -79,7 +74,8 @@ def test_gradient_of_cluster_contrast(num_clusters, multiple, filled):
     queue = unit_rows(rng, num_clusters * multiple, 4)
     written = None if filled is None else range(filled)
     online = tensor(r, requires_grad=True)
-    cluster_contrast(online, tensor(r_hat), tensor(queue), 0.3, None if filled is None else count(filled)).backward()
+    valid = None if filled is None else first(filled, len(queue))
+    cluster_contrast(online, tensor(r_hat), tensor(queue), 0.3, valid).backward()
     numerical = equations.central_difference(lambda x: equations.cluster_loss(x, r_hat, queue, 0.3, written), r)
     np.testing.assert_allclose(online.grad.numpy(), numerical, rtol=NUMERICAL, atol=1e-8)
 
@@ -93,7 +89,7 @@ def test_entries_of_the_same_cluster_have_no_influence():
 
     def gradient(entries: np.ndarray) -> np.ndarray:
         online = tensor(r, requires_grad=True)
-        cluster_contrast(online, tensor(r_hat), tensor(entries), 0.5, count(len(entries))).backward()
+        cluster_contrast(online, tensor(r_hat), tensor(entries), 0.5).backward()
         return online.grad.numpy()
 
     before = gradient(queue)
@@ -110,8 +106,8 @@ def test_without_a_queue_the_negatives_are_the_other_clusters_of_this_step():
     rng = np.random.default_rng(1)
     r, r_hat = unit_rows(rng, 7, 5), unit_rows(rng, 7, 5)
     slow = equations.cluster_loss(r, r_hat, P=r_hat, tau=0.4)
-    for filled in (None, count(0), count(3)):  # how full an unused queue is must not matter
-        fast = cluster_contrast(tensor(r), tensor(r_hat), None, 0.4, filled)
+    for valid in (None, first(0, 14), first(3, 14)):  # how full an unused queue is must not matter
+        fast = cluster_contrast(tensor(r), tensor(r_hat), None, 0.4, valid)
         assert fast.item() == pytest.approx(slow, rel=TIGHT)
 
 
@@ -137,7 +133,7 @@ def test_cluster_contrast_with_identical_keys(temperature):
 def test_empty_queues_give_no_loss():
     rng = np.random.default_rng(2)
     r, r_hat, queue = (tensor(unit_rows(rng, n, 5)) for n in (4, 4, 12))
-    assert cluster_contrast(r, r_hat, queue, 0.2, count(0)).item() == 0.0
+    assert cluster_contrast(r, r_hat, queue, 0.2, first(0, 12)).item() == 0.0
     assert torch.equal(instance_log_likelihood(r, r_hat, queue, 0.2, first(0, 12)), torch.zeros(4, dtype=torch.float64))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcc_fast.config import built_in_names, load_config
 from tcc_fast.evaluation.paper import RESULTS
-from tcc_fast.method.queues import MomentumQueue, ShardedQueue, queue_advice
+from tcc_fast.method.queues import MomentumQueue, queue_advice
 
 DIM = 3
 
@@ -50,8 +50,8 @@ def test_any_sequence_of_batch_sizes(length):
             next_key += count
             assert queue.keys.tolist() == ring.slots
             assert queue.written.item() == ring.written
-            filled = queue.filled.item()
-            assert filled == len(ring.newest)
+            filled = len(ring.newest)
+            assert queue.valid.tolist() == [slot < filled for slot in range(length)]
             # What is filled is exactly the newest keys, and what is not was never touched.
             assert sorted(queue.keys[:filled].tolist()) == sorted(ring.newest)
             assert not queue.keys[filled:].any()
@@ -74,8 +74,8 @@ def test_groups_of_k_keep_entry_l_of_cluster_l_mod_k(num_clusters, multiple):
     clusters = torch.arange(num_clusters, dtype=torch.float32).unsqueeze(1)
     for step in range(1, 3 * multiple + 2):
         queue.enqueue_no_sync(clusters)
-        filled = queue.filled.item()
-        assert filled == num_clusters * min(step, multiple)
+        filled = num_clusters * min(step, multiple)
+        assert torch.equal(queue.valid.nonzero().flatten(), torch.arange(filled))
         assert torch.equal(queue.keys[:filled, 0], torch.arange(filled) % num_clusters)
 
 
@@ -97,7 +97,7 @@ def test_state_dict_round_trip_continues_exactly():
 
 def test_a_new_queue_is_empty():
     queue = MomentumQueue(5, DIM)
-    assert queue.filled.item() == 0
+    assert not queue.valid.any()
     assert queue.keys.shape == (5, DIM)
     assert list(queue.parameters()) == []
 
@@ -109,7 +109,7 @@ def test_position_is_int64_device_state():
     queue.written.fill_(2**33 + 3)  # 2^33 mod 5 == 2, so the next key goes to slot 0
     queue.enqueue_no_sync(numbered(1, 1))
     assert queue.keys[0].tolist() == numbered(1, 1)[0].tolist()
-    assert queue.filled.item() == 5
+    assert queue.valid.all()
 
 
 def test_keys_are_stored_without_their_graph():
@@ -134,17 +134,17 @@ def test_keys_take_the_type_of_the_queue(dtype):
     assert torch.equal(queue.keys[:2], numbered(1, 2).to(dtype))
 
 
-def shards(length: int, ranks: int, batch: int) -> list[ShardedQueue]:
-    return [ShardedQueue(length, DIM, torch.float32, rank, ranks, batch // ranks) for rank in range(ranks)]
+def shards(length: int, ranks: int, batch: int) -> list[MomentumQueue]:
+    return [MomentumQueue(length, DIM, torch.float32, rank, ranks, batch // ranks) for rank in range(ranks)]
 
 
-def held(queues: list[ShardedQueue]) -> list[list[float]]:
+def held(queues: list[MomentumQueue]) -> list[list[float]]:
     """The valid keys of all shards, oldest first."""
     numbers = torch.cat([queue.numbers[queue.valid] for queue in queues])
     return torch.cat([queue.keys[queue.valid] for queue in queues])[numbers.argsort()].tolist()
 
 
-def enqueue(queues: list[ShardedQueue], keys: Tensor) -> None:
+def enqueue(queues: list[MomentumQueue], keys: Tensor) -> None:
     for queue, part in zip(queues, keys.chunk(len(queues)), strict=True):
         queue.enqueue_no_sync(part)
 
@@ -167,16 +167,6 @@ def test_a_shard_is_no_larger_than_its_part_rounded_up_to_batches(length, batch,
     for queue in shards(length, ranks, batch):
         assert len(queue.keys) == -(-length // batch) * part  # J / W when B divides J
         assert len(queue.keys) < length / ranks + part
-
-
-def test_a_single_shard_is_a_momentum_queue():
-    sharded, plain, next_key = ShardedQueue(7, DIM), MomentumQueue(7, DIM), 1
-    for count in (3, 0, 5, 1, 20, 7):
-        for queue in (sharded, plain):
-            queue.enqueue_no_sync(numbered(next_key, count))
-        next_key += count
-        assert torch.equal(sharded.keys, plain.keys)
-        assert sharded.valid.sum() == plain.filled
 
 
 @pytest.mark.parametrize("length", [5, 12, 30])
