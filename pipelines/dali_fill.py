@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.pipelines.dali_graph import decoded, device_number, outputs
 from tcc_fast.pipelines.order import Shard
 

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.pipelines.dali_feed import Feed, Feeder, Inputs, blank_image
 from tcc_fast.pipelines.dali_graph import build_graph, outputs, whole_images
 from tcc_fast.pipelines.damage import Damage

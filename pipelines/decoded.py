@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.views.augment import whole_view
 

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
 from tcc_fast.batch import Batch
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.draws import STREAM_AUGMENT, scalar_key
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import channel_moments

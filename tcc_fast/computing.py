@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tcc_fast.datasets.pool import default_workers
+from tcc_fast.cores import default_workers
 from tcc_fast.distributed import gather_objects
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from tcc_fast.advice import advice
 from tcc_fast.display import Display, duration
 from tcc_fast.distributed import decide
-from tcc_fast.method.encoder import backbone_advice, stem_advice
-from tcc_fast.method.queues import queue_advice
+from tcc_fast.metrics_file import MetricsFile
 from tcc_fast.runs.run_files import CONFIG_FILE, write_run_files
 from tcc_fast.session import Session
-from tcc_fast.telemetry import CollapseAlarm, LossLog, MetricsFile, batch_advice
+from tcc_fast.telemetry import CollapseAlarm, LossLog
 
 SILENCE = 60.0
 """Seconds without a line, after which a user wonders."""
@@ -69,14 +69,8 @@ class Reporter:
         self.say(
             f"{accelerator.device}, {session.precision}, {accelerator.num_processes} process(es), run folder {self.run}"
         )
-        stem = stem_advice(config.model, config.data.image_size)
-        queue = queue_advice(config.queue.instance_length, num_images)
-        size = dataset.manifest.geometry.size_advice(config.data.image_size)
-        slow = backbone_advice(config.model, accelerator.device)
-        assert config.model.num_clusters is not None
-        batch = batch_advice(config, config.model.num_clusters)
-        for advice in filter(None, (stem, queue, size, slow, batch)):
-            self.display.alarm(advice)
+        for sentence in advice(config, dataset, accelerator.device):
+            self.display.alarm(sentence)
         if checkpoint:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
 

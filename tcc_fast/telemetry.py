@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from tcc_fast.advice import collapse_advice
 from tcc_fast.distributed import total_over_ranks_, world_size
 from tcc_fast.method.step import SCALAR_LOSSES, Losses
 from tcc_fast.settings import Config
-from tcc_fast.whole_file import write_whole
 
-FEW_A_CLUSTER = 5
-"""Images of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
 ENOUGH_A_CLUSTER = 20
 """Images of a cluster, on average, among which one that gets none is dead. Ours."""
 
@@ -111,53 +105,6 @@ class LossLog:
         return line
 
 
-class MetricsFile:
-    """``metrics.jsonl``: one object per logged step."""
-
-    def __init__(self, path: Path, resumed_step: int) -> None:
-        """Open for appending, after dropping the lines after ``resumed_step``, which will be written again."""
-        kept = []
-        if resumed_step and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] <= resumed_step:
-                        kept.append(line)
-                except (ValueError, KeyError, TypeError):  # the half line of a killed run
-                    continue
-        write_whole(path, "".join(line + "\n" for line in kept))
-        self._path, self._file = path, path.open("a", encoding="utf-8")
-
-    def write(self, values: dict[str, Any]) -> None:
-        """Append one object."""
-        try:
-            self._file.write(json.dumps(values) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise ValueError(
-                f"{self._path} cannot be written ({error.strerror}); checkpoints are untouched. Make room, and "
-                "continue with --resume"
-            ) from error
-
-    def mean_loss(self, first: int) -> float | None:
-        """Mean of `loss` over all steps from ``first`` on, counted from 0; None if there are none.
-
-        A line is the mean over the steps since the one before it. If it began before ``first``, it counts for as many
-        steps as it has from there on.
-        """
-        before, total, count = 0, 0.0, 0
-        for text in self._path.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            if (steps := line["step"] - max(before, first)) > 0:
-                total, count = total + steps * line["loss"], count + steps
-            before = line["step"]
-        return total / count if count else None
-
-    def close(self) -> None:
-        """Close the file."""
-        with contextlib.suppress(OSError):  # what could not be written has been said
-            self._file.close()
-
-
 class CollapseAlarm:
     """Says in words what is wrong with the assignments and what to change, once per trouble."""
 
@@ -197,36 +144,3 @@ class CollapseAlarm:
         self._seen = undecided | {name: self._seen.get(name, 0) + 1 for name in troubles}
         lasting = [name for name in troubles if self._seen[name] == self.PATIENCE]
         return [f"{troubles[name]}: {collapse_advice(self.config, k)}" for name in lasting]
-
-
-def batch_advice(config: Config, num_clusters: int) -> str | None:
-    """A sentence for a batch that shows little of each cluster, or None when it suits their number."""
-    if not config.loss.cluster_track or config.train.batch_size >= FEW_A_CLUSTER * num_clusters:
-        return None
-    return (
-        f"a batch of {config.train.batch_size} shows {config.train.batch_size / num_clusters:.1f} images of each of "
-        f"{num_clusters} clusters on average, of which their representations (4) are made: {FEW_A_CLUSTER} or more "
-        f"would be better, as by train.batch_size={FEW_A_CLUSTER * num_clusters}, or fewer clusters"
-    )
-
-
-def collapse_advice(config: Config, num_clusters: int) -> str:
-    """What to change where clusters collapse: only what is not set already, most helpful first (docs/quality.md)."""
-    model, loss, start = config.model, config.loss, config.start.method
-    wanted = {
-        "model.feature_batch_norm=true": not model.feature_batch_norm,
-        "loss.kl_weight=0": loss.kl_weight > 0,
-        "start.method=spectral": start != "spectral",
-        "model.assignment_temperature=0.1": model.assignment_temperature > 0.1,
-    }
-    missing = " ".join(setting for setting, is_missing in wanted.items() if is_missing)
-    balanced = "loss.swap_weight=1 loss.swap_neighbours=5"
-    if missing:
-        instead = f" ({balanced} can take the place of a start)" if start == "none" and not loss.swap_weight else ""
-        return f"start anew with {missing}{instead}"
-    if config.train.batch_size < FEW_A_CLUSTER * num_clusters:
-        return (
-            f"train.batch_size={config.train.batch_size} shows too little of each of {num_clusters} clusters: start "
-            "anew with more images a batch, or fewer clusters (model.num_clusters)"
-        )
-    return f"start anew with another seed (seed={config.seed + 1}), or fewer clusters (model.num_clusters)"

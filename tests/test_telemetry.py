@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tcc_fast.config import built_in_names, load_config
+from tcc_fast.config import load_config
 from tcc_fast.method.step import Losses
 from tcc_fast.settings import Config
-from tcc_fast.telemetry import (
-    FEW_A_CLUSTER,
-    CollapseAlarm,
-    LossLog,
-    MetricsFile,
-    NonFiniteLoss,
-    batch_advice,
-    collapse_advice,
-)
+from tcc_fast.telemetry import CollapseAlarm, LossLog, NonFiniteLoss
 
 
 def losses(loss: float = 1.0, kl: float = 0.5, sizes: tuple[float, ...] = (2, 2)) -> Losses:
@@ -145,81 +135,3 @@ def test_dead_clusters_are_seen_among_many() -> None:
     said = [alarm.check(line(), sizes(5120, 500, empty=480)) for _ in range(6)]
     assert [len(one) for one in said] == [0, 0, 0, 0, 0, 1]
     assert "480 of 500 clusters get no image" in said[-1][0]
-
-
-LITERAL = ("start.method=none", "loss.kl_weight=1", "model.feature_batch_norm=false", "model.assignment_temperature=1")
-
-
-@pytest.mark.parametrize(
-    ("settings", "advised"),
-    [
-        (["model.feature_batch_norm=false"], "model.feature_batch_norm=true"),
-        (["loss.kl_weight=0.5"], "loss.kl_weight=0"),
-        (["model.assignment_temperature=0.2"], "model.assignment_temperature=0.1"),
-        (["start.method=kmeans"], "start.method=spectral"),
-        (["start.method=none", "loss.swap_weight=1"], "start.method=spectral"),
-        (
-            ["start.method=none"],
-            "start.method=spectral (loss.swap_weight=1 loss.swap_neighbours=5 can take the place of a start)",
-        ),
-        (
-            LITERAL,
-            "model.feature_batch_norm=true loss.kl_weight=0 start.method=spectral model.assignment_temperature=0.1 "
-            "(loss.swap_weight=1 loss.swap_neighbours=5 can take the place of a start)",
-        ),
-        ([], "another seed (seed=1), or fewer clusters (model.num_clusters)"),
-        (["seed=4"], "another seed (seed=5), or fewer clusters (model.num_clusters)"),
-    ],
-)
-def test_what_is_advised_is_what_is_not_set_already(settings: list[str], advised: str) -> None:
-    assert collapse_advice(recipe("digits", *settings), 10) == f"start anew with {advised}"
-
-
-def test_a_batch_that_shows_little_of_each_cluster_is_named() -> None:
-    few = f"train.batch_size={10 * FEW_A_CLUSTER - 1}"
-    assert f"{few} shows too little of each of 10 clusters" in collapse_advice(recipe("digits", few), 10)
-
-
-def test_a_batch_that_suits_its_clusters_is_not_spoken_of() -> None:
-    assert batch_advice(recipe("digits", f"train.batch_size={10 * FEW_A_CLUSTER}"), 10) is None
-    said = batch_advice(recipe("digits", "train.batch_size=40"), 10)
-    assert "a batch of 40 shows 4.0 images of each of 10 clusters" in str(said)
-    assert batch_advice(recipe("digits", "train.batch_size=40", "loss.cluster_track=false"), 10) is None
-
-
-@pytest.mark.parametrize("name", built_in_names())
-def test_no_recipe_is_told_to_change(name: str) -> None:
-    config = load_config(name)
-    clusters = config.model.num_clusters or 20
-    assert batch_advice(config, clusters) is None
-    if config.start.method != "kmeans":  # tiny-imagenet says why
-        assert "start anew with another seed" in collapse_advice(config, clusters)
-
-
-def test_metrics_after_the_resumed_step_are_written_again(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    first = MetricsFile(path, resumed_step=0)
-    for step in (1, 2, 3):
-        first.write({"step": step, "loss": 1.0})
-    first.close()
-    path.write_text(path.read_text() + '{"step": 4, "lo')  # killed in the middle of a line
-    second = MetricsFile(path, resumed_step=2)
-    second.write({"step": 3, "loss": 7.0})
-    second.close()
-    assert [tuple(json.loads(text).values()) for text in path.read_text().splitlines()] == [
-        (1, 1.0),
-        (2, 1.0),
-        (3, 7.0),
-    ]
-
-
-def test_the_mean_loss_of_an_epoch_is_that_of_its_steps(tmp_path: Path) -> None:
-    """Lines stand for unequally many steps, and one of them began in the epoch before."""
-    file = MetricsFile(tmp_path / "metrics.jsonl", resumed_step=0)
-    for step, loss in ((20, 9.0), (40, 5.0), (60, 4.0), (63, 1.0)):
-        file.write({"step": step, "loss": loss})
-    assert file.mean_loss(0) == pytest.approx((20 * 9 + 20 * 5 + 20 * 4 + 3 * 1) / 63)
-    assert file.mean_loss(31) == pytest.approx((9 * 5 + 20 * 4 + 3 * 1) / 32)
-    assert file.mean_loss(60) == 1.0
-    assert file.mean_loss(63) is None
-    file.close()

@@ -33,9 +33,9 @@ from rich.console import Console
 from tcc_fast.bench import BASELINE, DECODE, Source, Task, compare, openers, summarise
 from tcc_fast.bench.plain import end_workers, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.show import count, end_saying, heading, percent, say_on_stderr, show_comparison, spread, times
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.settings import AugmentConfig, Config, DataConfig, TrainConfig
 
 PLAIN = "plain"

@@ -49,9 +49,9 @@ from tcc_fast.bench.verify import (
 )
 from tcc_fast.computing import compile_mode, resolve_precision, tune, view_dtype
 from tcc_fast.config import load_config
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.settings import Config, DataConfig, ModelConfig, QueueConfig, TrainConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from tcc_fast.datasets.pool import default_workers
+from tcc_fast.cores import default_workers
 
 _PARTS_EACH = 4
 """Parts of a batch for each thread: so that one that is held up does not hold up the batch."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from tcc_fast.cores import available_cores
 
 _FIRST_CALLS = 10
 _NUMBERS = 4096
@@ -26,7 +27,7 @@ class Calibration:
     """Call it to time the work, in seconds: the median of three times some 10 ms. `best` is the shortest so far."""
 
     def __init__(self) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         self._buffers = [np.ones(_NUMBERS, dtype=np.float32) for _ in range(cores)]
         self._pool = ThreadPoolExecutor(cores, "calibration")
         self.best = float("inf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from tcc_fast import __version__
 from tcc_fast.bench.contenders import Task
+from tcc_fast.cores import available_cores
 from tcc_fast.settings import AugmentConfig
 
 PACKAGES = {"torch": "torch", "torchvision": "torchvision", "FFCV": "ffcv", "numba": "numba", "Pillow": "pillow"}
@@ -18,7 +18,7 @@ PACKAGES = {"torch": "torch", "torchvision": "torchvision", "FFCV": "ffcv", "num
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Processor, cores that this process may use, and the GPU if one is used."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"cpu": _processor(), "cores": cores, "gpu": gpu}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,15 +33,6 @@ class Geometry:
     encoding: str
     quality: int | None
     uniform_size: tuple[int, int] | None
-
-    def size_advice(self, image_size: int) -> str | None:
-        """A sentence on how to convert anew, if views of this side would be blown up because images were shrunk."""
-        if not 0 < self.short_side < image_size:
-            return None
-        return (
-            f"views of {image_size} px are made of images that were shrunk to a short side of {self.short_side}, so "
-            f"they are blurred: better convert anew with --short-side {math.ceil(1.15 * image_size)}"
-        )
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,6 @@ def store_items(items: Iterable[Item], recipe: Recipe, workers: int) -> Generato
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def default_workers() -> int:
-    """This process's share of the processor cores that it may use, at most 16: ranks on one machine share them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))), 16)
-
-
 def _next_results(
     waiting: collections.deque[tuple[list[Item], Future[list[Result]]]],
 ) -> Iterator[tuple[Item, Result]]:

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from torch import Tensor
 
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.distributed import decide, gather_objects, rank
 from tcc_fast.evaluation.sort import link_by_cluster, make_sort_folder, source_files, source_folder
 from tcc_fast.evaluation.trained import Trained, open_trained

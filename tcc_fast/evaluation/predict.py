@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets.decode import as_decoded, decode_image
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.datasets.reader import Rejected
 from tcc_fast.distributed import processes
 from tcc_fast.evaluation.embed import encode

@@ -5,7 +5,6 @@ Maps views (B, 3, S, S) to features (B, d): global average pooling, then one lin
 
 from __future__ import annotations
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
@@ -65,31 +64,3 @@ def build_encoder(config: ModelConfig) -> nn.Module:
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
         encoder.maxpool = nn.Identity()
     return encoder
-
-
-def stem_advice(config: ModelConfig, image_size: int) -> str | None:
-    """A sentence that names the better stem for this image size, or None when the stem suits it."""
-    if config.has_own_backbone:
-        return None
-    stem = config.stem
-    if stem == "7x7" and image_size < 64:
-        return (
-            f"model.stem is 7x7, which leaves {max(1, image_size // 4)} of {image_size} pixels a side before "
-            "the first block: 3x3 is better for images below 64 px"
-        )
-    if stem == "3x3" and image_size >= 128:
-        return (
-            f"model.stem is 3x3, which runs the first stage at the full {image_size} px: "
-            "7x7 is better (and 16 times cheaper) for images of 128 px and more"
-        )
-    return None
-
-
-def backbone_advice(config: ModelConfig, device: torch.device) -> str | None:
-    """A sentence that names the network for CPUs where a large one is to be trained on one, or None."""
-    if device.type != "cpu" or config.backbone == "resnet_small" or config.has_own_backbone:
-        return None
-    return (
-        f"model.backbone={config.backbone} takes long on a CPU: resnet_small is made for it "
-        "(and model.stem=3x3, small views)"
-    )

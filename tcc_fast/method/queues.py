@@ -3,30 +3,10 @@ shards)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-
-LARGEST_SHARE = 0.6
-"""J / n up to which no advice is given: the built-in configs have 57 % (digits) and less."""
-
-
-def queue_advice(length: int, num_images: int) -> str | None:
-    """A sentence that names a better length of Q for so many images, or None when it suits them.
-
-    Any length will do for :class:`MomentumQueue`; the power of two nearest to a quarter of the images is advised.
-    """
-    if length <= LARGEST_SHARE * num_images:
-        return None
-    better = 2 ** max(0, round(math.log2(num_images / 4)))
-    times = length / num_images
-    held = f"each of them about {times:.0f} times" if times >= 1.5 else "most of them"
-    return (
-        f"queue.instance_length is {length:,}, but there are {num_images:,} images: Q holds {held}, so images are "
-        f"contrasted with themselves. Better here: queue.instance_length={better}"
-    )
 
 
 class MomentumQueue(nn.Module):

@@ -102,12 +102,3 @@ def test_missing_folder_and_file(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"dataset\.json: malformed.*utf-8"):
         read_manifest(tmp_path)
-
-
-@pytest.mark.parametrize(("short_side", "image_size", "advised"), [(112, 224, 258), (112, 96, None), (0, 224, None)])
-def test_views_larger_than_what_images_were_shrunk_to_are_advised_against(
-    short_side: int, image_size: int, advised: int | None
-) -> None:
-    advice = Geometry(short_side, "jpeg", 95, None).size_advice(image_size)
-    assert (advice is None) == (advised is None)
-    assert advice is None or advice.endswith(f"with --short-side {advised}")

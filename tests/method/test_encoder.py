@@ -6,11 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tcc_fast.method.encoder import backbone_advice, build_encoder, stem_advice
+from tcc_fast.method.encoder import build_encoder
 from tcc_fast.settings import BACKBONES, ModelConfig
-
-OWN = "mine:encoder"
-"""An encoder of the user's."""
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -47,15 +44,6 @@ def test_convolutions_begin_as_he_et_al_have_it(backbone: str, stem: str) -> Non
             assert (module.weight.abs() > 2 * wanted).float().mean() > 0.02  # no uniform draw has such tails
 
 
-@pytest.mark.parametrize(
-    ("stem", "size", "advised"), [("7x7", 63, True), ("7x7", 64, False), ("3x3", 127, False), ("3x3", 128, True)]
-)
-def test_a_stem_is_advised_against_beyond_its_sizes(stem: str, size: int, advised: bool) -> None:
-    config = ModelConfig(stem=stem)  # type: ignore[arg-type]
-    assert (stem_advice(config, size) is not None) == advised
-    assert stem_advice(config.model_copy(update={"backbone": OWN}), size) is None
-
-
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet_small"])
 def test_the_small_stem_keeps_full_resolution_and_the_large_one_a_quarter(backbone: str) -> None:
     def first_stage_size(stem: str) -> int:
@@ -67,18 +55,3 @@ def test_the_small_stem_keeps_full_resolution_and_the_large_one_a_quarter(backbo
         return seen[0]
 
     assert (first_stage_size("3x3"), first_stage_size("7x7")) == (64, 16)
-
-
-def test_a_stem_that_does_not_suit_the_size_names_the_better_one() -> None:
-    small, large = ModelConfig(stem="3x3"), ModelConfig(stem="7x7")
-    assert "3x3 is better" in (stem_advice(large, 32) or "")
-    assert "7x7 is better" in (stem_advice(small, 224) or "")
-    assert stem_advice(small, 32) is stem_advice(large, 224) is stem_advice(large, 96) is None
-
-
-@pytest.mark.parametrize(
-    ("backbone", "device", "advised"),
-    [("resnet18", "cpu", True), ("resnet_small", "cpu", False), ("resnet18", "cuda", False), (OWN, "cpu", False)],
-)
-def test_a_network_for_cpus_is_named_where_there_is_no_gpu(backbone: str, device: str, advised: bool) -> None:
-    assert (backbone_advice(ModelConfig(backbone=backbone), torch.device(device)) is not None) == advised

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tcc_fast.config import built_in_names, load_config
-from tcc_fast.evaluation.paper import RESULTS
-from tcc_fast.method.queues import MomentumQueue, queue_advice
+from tcc_fast.method.queues import MomentumQueue
 
 DIM = 3
 
@@ -189,34 +186,3 @@ def test_another_number_of_ranks_takes_over_the_same_keys_and_goes_on(length):
             with pytest.raises(ValueError, match="keys of Q are missing"):
                 for queue in shards(length, ranks, 12):
                     queue.restore(some, written)
-
-
-def suggested(advice: str | None) -> int:
-    assert advice is not None
-    return int(advice.rpartition("=")[2])
-
-
-@pytest.mark.parametrize("num_images", [2, 3, 5, 10, 199, 1797, 5000, 10_000, 1_281_167])
-def test_a_queue_that_holds_the_whole_data_set_is_advised_against(num_images):
-    length = suggested(queue_advice(21 * num_images, num_images))
-    assert num_images / 6 < length <= max(1, num_images / 2.5)
-    assert queue_advice(length, num_images) is None
-
-
-def test_the_advice_says_how_often_images_meet_themselves():
-    assert "4,096, but there are 199 images: Q holds each of them about 21 times" in queue_advice(4096, 199)
-    assert "Q holds most of them" in queue_advice(130, 199)
-    assert suggested(queue_advice(4096, 199)) == 64
-    assert queue_advice(100, 199) is None
-
-
-def test_no_recipe_gets_advice_on_its_own_data_set():
-    images = {name: known.images for name, known in RESULTS.items()} | {
-        "digits": 1797,
-        "mnist5k": 5000,
-        "glyphs": 12250,
-    }
-    data_sets = {name: re.sub("-224$|-short$", "", name) for name in built_in_names()}
-    assert set(data_sets.values()) == {*images, "folder"}
-    for name in set(data_sets) - {"folder"}:
-        assert queue_advice(load_config(name).queue.instance_length, images[data_sets[name]]) is None, name

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tcc_fast import pipelines
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.datasets.pool import default_workers
 from tcc_fast.pipelines import Shard, choose_pipeline, memory, open_pipeline
 from tcc_fast.pipelines.installed import installed
 from tcc_fast.pipelines.memory import free_memory
