@@ -125,9 +125,9 @@ class DaliPipeline(Position):
     @torch.no_grad()
     def _views(self, feed: Feed, images: Images) -> tuple[Tensor, Tensor]:
         if self._whole is not None:
-            view_1, view_2 = self._whole.decoded(images, feed.index, feed.bases)
+            view_1, view_2 = self._whole.views_of_decoded(images, feed.index, feed.bases)
         else:
-            view_1, view_2 = (self._maker.finished(*pair) for pair in zip(images, feed.parameters, strict=True))
+            view_1, view_2 = (self._maker.views_of_crops(*pair) for pair in zip(images, feed.parameters, strict=True))
         for view in (view_1, view_2):
             blank_(view, feed.blank)
         return view_1, view_2

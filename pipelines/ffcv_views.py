@@ -156,7 +156,7 @@ class FfcvPipeline(Position):
         for crops, parameters in zip(made.views, made.parameters, strict=True):
             if crops.is_cuda:  # made on a stream of FFCV's
                 crops.record_stream(torch.cuda.current_stream(crops.device))
-            view = self._finisher.finished(crops, parameters)
+            view = self._finisher.views_of_crops(crops, parameters)
             blank_(view, rows)
             views.append(view)
         return Batch(views[0], views[1], to_device(made.index, self.device))
@@ -225,7 +225,7 @@ class FfcvPipeline(Position):
 
         assert self._threads is not None
         largest = 3 * int(shapes.prod(axis=1).max())
-        self._threads.share(part, count, max(1, min(PART, PART_BYTES // largest)))
+        self._threads.parallel_for(part, count, max(1, min(PART, PART_BYTES // largest)))
         reasons = {}
         for row in np.flatnonzero(failed).tolist():
             # The decoder also says so of images that it merely found odd: those that Pillow reads are good.

@@ -62,7 +62,7 @@ class ResidentPipeline(Position):
             assert len(self.images), "the pipeline is closed"
             index = to_device(self.order.indices(self.epoch, self.batch), self.images.device)
             bases, first = self.order.view_keys(self.epoch), self.order.images.start
-            view_1, view_2 = self._maker.stored(self.images, self.sizes, index, bases, first)
+            view_1, view_2 = self._maker.views_of_stored(self.images, self.sizes, index, bases, first)
             if self._blank is not None:
                 blank = self._blank[index].view(-1, 1, 1, 1)
                 view_1.masked_fill_(blank, 0.0)

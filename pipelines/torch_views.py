@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from PIL import Image
@@ -103,6 +104,12 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End a loader's processes at once, if it has any."""
+    if (iterator := loader._iterator) is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
 class TorchPipeline(Position):
     """DataLoader with ``workers`` processes that stay alive from epoch to epoch.
 
@@ -158,6 +165,6 @@ class TorchPipeline(Position):
 
     def close(self) -> None:
         """Stop the workers, at once: also when a half-used iterator, or the traceback of an error, still holds them."""
-        iterator, self._loader = getattr(self._loader, "_iterator", None), None
-        if iterator is not None:  # with workers only
-            iterator._shutdown_workers()
+        loader, self._loader = self._loader, None
+        if loader is not None:
+            end_workers(loader)

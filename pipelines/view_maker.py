@@ -20,7 +20,7 @@ from tcc_fast.views.view_parameters import ViewParameters, parameters_of
 class ViewMaker(Protocol):
     """Makes views of S × S pixels, normalised, channels-last, in one dtype on one device."""
 
-    def stored(
+    def views_of_stored(
         self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int], first: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Both views of B images out of N in memory.
@@ -36,7 +36,7 @@ class ViewMaker(Protocol):
             (B, 3, S, S) each.
         """
 
-    def finished(self, crops: Tensor, parameters: Tensor) -> Tensor:
+    def views_of_crops(self, crops: Tensor, parameters: Tensor) -> Tensor:
         """Views of crops that were made elsewhere: jitter, grey, blur, normalise.
 
         Args:
@@ -122,7 +122,7 @@ class TensorViews:
             self._end = torch.compile(self._finish_view, fullgraph=True, dynamic=False, options=options)
 
     @torch.no_grad()
-    def stored(
+    def views_of_stored(
         self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int], first: int = 0
     ) -> tuple[Tensor, Tensor]:
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
@@ -131,7 +131,7 @@ class TensorViews:
         return view_1, view_2
 
     @torch.no_grad()
-    def finished(self, crops: Tensor, parameters: Tensor) -> Tensor:
+    def views_of_crops(self, crops: Tensor, parameters: Tensor) -> Tensor:
         return self._end(crops, to_device(parameters, self.device))
 
     def close(self) -> None:

@@ -127,7 +127,7 @@ def train(
     """Train TCC on a packed data set."""
     from tcc_fast.datasets.manifest import read_manifest
     from tcc_fast.distributed import leave, processes
-    from tcc_fast.run_folder import plan_run, point_latest_at
+    from tcc_fast.plan import plan_run, point_latest_at
     from tcc_fast.train import train as train_run
 
     if resume is not None and resume.startswith("-"):  # the next option, where a run was left out
@@ -314,7 +314,7 @@ def bench_pipelines(
     from tcc_fast.computing import resolve_precision, view_dtype
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
-    from tcc_fast.run_folder import plan_run
+    from tcc_fast.plan import plan_run
 
     plan = plan_run(config, data, None, None, overrides or [])
     device = processes().device
@@ -355,7 +355,7 @@ def bench_step_command(
     from tcc_fast.computing import compile_mode, resolve_precision, view_dtype
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
-    from tcc_fast.run_folder import plan_run
+    from tcc_fast.plan import plan_run
     from tcc_fast.session import with_num_clusters
 
     plan = plan_run(config, data, None, None, overrides or [])

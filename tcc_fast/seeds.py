@@ -16,7 +16,7 @@ from tcc_fast.datasets import open_dataset
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.evaluation.label_free import describe
-from tcc_fast.run_folder import Plan, point_latest_at
+from tcc_fast.plan import Plan, point_latest_at
 from tcc_fast.runs.checkpoint_folder import BEST, list_checkpoints, point_link
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_files import CONFIG_FILE

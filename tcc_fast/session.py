@@ -204,14 +204,13 @@ def open_session(
         if counted and dataset.manifest.name == "folder":  # whose folders may mean something else
             say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
-        if reason := idle_gpu(device):
+        unexpected = (
+            idle_gpu(device),
+            why_not_compiled,
+            _why_this_precision(config.train.precision, precision, device),
+        )
+        for reason in filter(None, unexpected):
             say(reason)
-        if why_not_compiled:
-            say(why_not_compiled)
-        if config.train.precision == "auto" and precision == "bf16" and not computing.has_bf16(device):
-            say(f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32")
-        if config.train.precision == "auto" and precision == "fp32" and device.type == "cuda":
-            say(f"fp32, since {device} has no arithmetic for bf16")
     pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
     start_step = pipeline.batches_per_epoch * config.start_epoch
     training, training_step = _build_training(config, accelerator, model, compiling, start_step)
@@ -267,6 +266,17 @@ def _why_not_compiled(choice: str, device: torch.device) -> str | None:
     return f"steps are not compiled for want of {lacking}: slower, but the same" if lacking else None
 
 
+def _why_this_precision(choice: str, precision: str, device: torch.device) -> str | None:
+    """What a user should know of what `train.precision=auto` has become."""
+    if choice != "auto":
+        return None
+    if precision == "bf16" and not computing.has_bf16(device):
+        return f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32"
+    if precision == "fp32" and device.type == "cuda":
+        return f"fp32, since {device} has no arithmetic for bf16"
+    return None
+
+
 def _first_model(config: Config, init: Path | None, say: Callable[[str], None]) -> TCC:
     """θ before its first step, on the CPU: drawn by the seed, or with the weights of the checkpoint ``init``."""
     set_seed(config.seed)  # everything later draws from tcc_fast.draws
@@ -294,10 +304,15 @@ def _build_training(
     queues = build_queues(config, config.model.num_clusters, device=device)
     optimizer = accelerator.prepare(build_optimizer(model, config.optim, compiled))
     prepared = accelerator.prepare_model(model, evaluation_mode=compiled)  # as which it stays without data parallelism
-    if alone or compiled:  # the step has its own autocast; Accelerate's would make torch compile anew for each model
-        accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    if alone or compiled:
+        _remove_autocast(accelerator, prepared)
     step = STEPS[compiling](config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
     return Training(model, twin, queues, optimizer), step
+
+
+def _remove_autocast(accelerator: Accelerator, prepared: torch.nn.Module) -> None:
+    """Take Accelerate's autocast from a model: the step has its own, and this one would be compiled for each model."""
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # which changes ``prepared`` itself
 
 
 def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: str | None) -> Choice:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tcc_fast.config import load_config
-from tcc_fast.run_folder import Plan
+from tcc_fast.plan import Plan
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_state import read_state

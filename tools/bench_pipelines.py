@@ -31,11 +31,12 @@ from PIL import Image
 from rich.console import Console
 
 from tcc_fast.bench import BASELINE, DECODE, Source, Task, compare, openers, summarise
-from tcc_fast.bench.plain import end_workers, loader_note, plain_batches, plain_loader
-from tcc_fast.bench.show import count, end_saying, heading, percent, say_on_stderr, show_comparison, spread, times
+from tcc_fast.bench.plain import loader_note, plain_batches, plain_loader
+from tcc_fast.bench.show import count, end_saying, heading, percent, say_on_stderr, show_comparison, times, with_spread
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
+from tcc_fast.pipelines.torch_views import end_workers
 from tcc_fast.settings import AugmentConfig, Config, DataConfig, TrainConfig
 
 PLAIN = "plain"
@@ -287,12 +288,6 @@ def case_row(case: Case, result: dict[str, Any]) -> str:
     shown = f"`{best}` {with_spread(share, percent)}" if share else ""
     cells = [case.title, f"`{result['baseline']}` {cell(result['baseline'])}"]
     return f"| {' | '.join([*cells, *map(cell, ('resident', 'ffcv', 'dali', DECODE)), shown])} |"
-
-
-def with_spread(figure: dict[str, float], form: Callable[[float], str], sign: str = "") -> str:
-    """``median (min–max)``."""
-    median, *rest = spread(figure, form)
-    return f"{median}{sign} ({rest[0]})" if rest else f"{median}{sign}"
 
 
 def case_notes(name: str, result: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from scipy.stats import t
 Factors = Mapping[str, Mapping[str, tuple[str, ...]]]
 """By name, the levels; by their labels, the settings that each changes. The first is what others are compared with."""
 
-LEGEND = """ACC beside the first level, averaged over all other switches, with its 95 % interval; bold where 0 is also
+LEGEND = """ACC beside the first level, all other switches averaged over, with its 95 % interval; bold where 0 is also
 outside of the interval for all effects of a column together (Bonferroni). Main effects only."""
 
 
@@ -124,11 +124,7 @@ def table(factors: Factors, found: Mapping[str, tuple[list[tuple[str, ...]], lis
         for level, label in enumerate(labels[f]):
             cells = ["0" if level == 0 else _cell(every.get((f, level))) for every in by_data]
             text.append(f"| {'' if level else name} | {label} | {' | '.join(cells)} |")
-    text += [
-        "",
-        "ACC beside the first level, all other switches averaged over, with its 95 % interval; bold where 0 is",
-    ]
-    text += ["also outside of the interval for all effects of a column together (Bonferroni). Main effects only."]
+    text += ["", LEGEND]
     return "\n".join(text) + "\n"
 
 

@@ -26,7 +26,7 @@ from tcc_fast.bench import Task, compare
 from tcc_fast.bench.contenders import open_feed
 from tcc_fast.bench.queue_cost import queue_milliseconds
 from tcc_fast.bench.show import say_on_stderr
-from tcc_fast.bench.step import bench_step, figure
+from tcc_fast.bench.step import bench_step
 from tcc_fast.bench.stepping import (
     FIXED,
     GRAPHS,
@@ -36,6 +36,7 @@ from tcc_fast.bench.stepping import (
     recorded,
     step_openers,
 )
+from tcc_fast.bench.summary import figure
 from tcc_fast.bench.verify import (
     WINDOW,
     State,

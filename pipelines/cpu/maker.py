@@ -42,26 +42,26 @@ class CpuViews:
         self.threads = Threads(threads)
         self._buffers = Buffers()
 
-    def stored(
+    def views_of_stored(
         self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int], first: int = 0
     ) -> tuple[Tensor, Tensor]:
         source, order = images.flatten(2).numpy(), index.numpy()
         own, base = sizes.numpy(), np.array(bases, dtype=np.int64)
         views = self.empty(len(index)), self.empty(len(index))
         flat = [view.flatten(1).numpy() for view in views]
-        self.threads.share(
+        self.threads.parallel_for(
             lambda start, stop: stored_views(source, own, order, base, first, self.plan, start, stop, *flat), len(index)
         )
         return self.channels_last(views[0]), self.channels_last(views[1])
 
-    def finished(self, crops: Tensor, parameters: Tensor) -> Tensor:
-        source, rows = crops.flatten(1).numpy(), parameters.numpy()
-        view = self.empty(len(crops))
+    def views_of_crops(self, crops: Tensor, parameters: Tensor) -> Tensor:
+        source, rows, count = crops.flatten(1).numpy(), parameters.numpy(), len(crops)
+        view = self.empty(count)
         flat = view.flatten(1).numpy()
-        self.threads.share(lambda start, stop: finished_views(source, rows, self.plan, start, stop, flat), len(crops))
+        self.threads.parallel_for(lambda start, stop: finished_views(source, rows, self.plan, start, stop, flat), count)
         return self.channels_last(view)
 
-    def decoded(
+    def views_of_decoded(
         self, images: Sequence[NDArray[np.uint8]], index: Tensor, bases: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """Both views of images that have just been decoded, each at its own size.
@@ -69,7 +69,7 @@ class CpuViews:
         Args:
             images: B of them, (H, W, 3) each.
             index: (B,) int64.
-            bases: as for `stored`.
+            bases: as for `views_of_stored`.
 
         Returns:
             (B, 3, S, S) each.
@@ -88,7 +88,7 @@ class CpuViews:
                     pixels, beginning, shapes, order, base, self.plan, row, row + 1, parameters, flat, no_crops
                 )
 
-        self.threads.share(work, count)
+        self.threads.parallel_for(work, count)
         return self.channels_last(views[0]), self.channels_last(views[1])
 
     def empty(self, count: int) -> Tensor:

@@ -24,7 +24,7 @@ class Threads:
         self.count = default_workers() if count is None else max(1, count)
         self._pool = ThreadPoolExecutor(max(1, self.count - 1), thread_name_prefix="views")
 
-    def share(self, work: Callable[[int, int], None], total: int, largest: int | None = None) -> None:
+    def parallel_for(self, work: Callable[[int, int], None], total: int, largest: int | None = None) -> None:
         """Call ``work(start, stop)`` in threads, the calling one among them, until 0 .. total is done.
 
         `largest` limits the length of a part. Raises what ``work`` raises, once no thread is at it any more.

@@ -46,7 +46,7 @@ def _batches(order: EpochOrder, part: Part, pool: Threads) -> Iterator[int]:
     while True:
         for batch in range(order.batches_per_epoch):
             index = order.indices(epoch, batch).numpy()
-            pool.share(lambda start, stop, index=index: part(index, start, stop), len(index), PART)  # type: ignore[misc]
+            pool.parallel_for(lambda start, stop, index=index: part(index, start, stop), len(index), PART)  # type: ignore[misc]
             yield len(index)
         epoch += 1
 

@@ -134,7 +134,7 @@ class PiecewiseStep:
         self._online, self._momentum = piece(training_step.online), piece(training_step.momentum)
         self._compare, self._enqueue, self._update_twin = (
             piece(self._loss),
-            piece(training_step._enqueue),
+            piece(training_step.enqueue),
             piece(update_twin),
         )
         device = training_step.twin.prototypes.device

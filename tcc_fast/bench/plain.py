@@ -135,12 +135,6 @@ def plain_batches(loader: DataLoader[Item], device: torch.device) -> Iterator[Ba
             yield Batch(there[0], there[1], there[2])
 
 
-def end_workers(loader: DataLoader[Item]) -> None:
-    """End a loader's processes at once."""
-    if (iterator := loader._iterator) is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
 class PlainStep(TrainingStep):
     """The step of Algorithm 1, eager and in full precision."""
 
@@ -149,7 +143,7 @@ class PlainStep(TrainingStep):
         self.optimizer.zero_grad()
         losses.loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self._enqueue(new_keys, self.clusters_on(step))
+        self.enqueue(new_keys, self.clusters_on(step))
         decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
         with torch.no_grad():
             for slow, fast in zip(self.twin.parameters(), self.model.parameters(), strict=True):

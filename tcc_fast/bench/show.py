@@ -82,6 +82,12 @@ def spread(figure: Figure, form: Callable[[float], str]) -> list[str]:
     return [median] if low == high else [median, f"{low}–{high}"]
 
 
+def with_spread(figure: dict[str, float], form: Callable[[float], str], sign: str = "") -> str:
+    """``median (min–max)``."""
+    median, *rest = spread(figure, form)
+    return f"{median}{sign} ({rest[0]})" if rest else f"{median}{sign}"
+
+
 def count(value: float) -> str:
     """Images a second."""
     return f"{value:,.0f}"

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tcc_fast.bench.show import count, footing, heading, percent, spread, times
+from tcc_fast.bench.show import count, footing, heading, percent, times, with_spread
 from tcc_fast.bench.stepping import FED, PLAIN
 
 
@@ -70,12 +70,6 @@ def remarks(result: dict[str, Any]) -> list[str]:
         idle = whole["idle"]
         lines.append(f"idle: not known {unknown}" if idle is None else f"idle: {100 * idle:.1f} % of the time")
     return lines
-
-
-def with_spread(figures: dict[str, float], form: Any) -> str:
-    """``median (min–max)``."""
-    middle, *rest = spread(figures, form)
-    return f"{middle} ({rest[0]})" if rest else middle
 
 
 def milliseconds(value: float) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tcc_fast.batch import Batch
-from tcc_fast.bench import compare
+from tcc_fast.bench.comparison import compare
 from tcc_fast.bench.contenders import open_feed
 from tcc_fast.bench.parts import PARTS, PeakMemory, PiecewiseStep, busy_milliseconds, clock, measure_parts
 from tcc_fast.bench.roofline import Rates, Work, count_work, measure_rates, utilisation
@@ -36,7 +36,7 @@ from tcc_fast.bench.stepping import (
     step_openers,
     steps,
 )
-from tcc_fast.bench.summary import Figure
+from tcc_fast.bench.summary import figure
 from tcc_fast.computing import tune
 from tcc_fast.method.model import TCC
 from tcc_fast.method.step import TrainingStep
@@ -183,8 +183,3 @@ def whole_step(result: dict[str, Any], work: dict[str, Work], rates: Rates, batc
         "floor_ms": sum(part.floor(rates)[0] for part in work.values()),
         "flops": sum(part.flops for part in work.values()),
     }
-
-
-def figure(values: list[float]) -> Figure:
-    """Median and spread."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

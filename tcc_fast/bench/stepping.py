@@ -12,13 +12,14 @@ from torch import Tensor
 
 from tcc_fast.batch import Batch, Pipeline
 from tcc_fast.bench.contenders import Openers, Task, ahead, open_feed
-from tcc_fast.bench.plain import build_plain_step, end_workers, loader_note, plain_batches, plain_loader
+from tcc_fast.bench.plain import build_plain_step, loader_note, plain_batches, plain_loader
 from tcc_fast.bench.rounds import REPEATS, Source
 from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.method.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
+from tcc_fast.pipelines.torch_views import end_workers
 from tcc_fast.session import STEPS
 from tcc_fast.settings import Config
 

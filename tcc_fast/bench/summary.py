@@ -36,11 +36,11 @@ def summarise(turns: Iterable[dict[str, Any]], baseline: str | None, ceiling: st
     def within(name: str, other: str | None) -> Figure | None:
         others = rates.get(other or "", {})
         shared = [rate / others[number] for number, rate in rates[name].items() if number in others]
-        return _figure(shared) if shared else None
+        return figure(shared) if shared else None
 
     found: dict[str, dict[str, Any]] = {
         name: {
-            "img_per_s": _figure(list(by_round.values())),
+            "img_per_s": figure(list(by_round.values())),
             "ratio": within(name, baseline),
             "of_ceiling": None if name == NO_DECODING else within(name, ceiling),
             "disturbed": disturbed[name],
@@ -50,5 +50,6 @@ def summarise(turns: Iterable[dict[str, Any]], baseline: str | None, ceiling: st
     return dict(sorted(found.items(), key=lambda item: -item[1]["img_per_s"]["median"]))
 
 
-def _figure(values: list[float]) -> Figure:
+def figure(values: list[float]) -> Figure:
+    """Median and spread."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -133,7 +133,7 @@ def view_deviation(recipe: AugmentConfig, image_size: int, device: torch.device,
     with exact_products(True):
         made = [
             torch.cat(
-                TensorViews(recipe, image_size, zero, one, device, torch.float32, compiled).stored(
+                TensorViews(recipe, image_size, zero, one, device, torch.float32, compiled).views_of_stored(
                     images, sizes, index, bases
                 )
             )

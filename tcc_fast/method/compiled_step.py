@@ -105,7 +105,7 @@ class CompiledStep(TrainingStep):
         return losses.loss, pack(losses).detach(), new_keys
 
     def _update_queues_and_twin(self, new_keys: Keys, step_size: Tensor, clusters_on: bool) -> None:
-        self._enqueue(new_keys, clusters_on)
+        self.enqueue(new_keys, clusters_on)
         update_twin(self.twin, self._theta, step_size)
 
 

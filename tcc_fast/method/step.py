@@ -146,7 +146,7 @@ class TrainingStep:
         for parameter in idle:
             parameter.grad = None  # not zero, by which the optimiser would still move them
         self.optimizer.step()
-        self._enqueue(new_keys, clusters_on)
+        self.enqueue(new_keys, clusters_on)
         decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
         update_twin(self.twin, self._theta, 1.0 - decay)
         return Losses(*(part.detach() for part in losses))
@@ -155,7 +155,8 @@ class TrainingStep:
         """Whether this step trains clusters; otherwise it is plain instance contrast."""
         return self.config.loss.cluster_track and step >= self.start_step
 
-    def _enqueue(self, new_keys: Keys, clusters_on: bool) -> None:
+    def enqueue(self, new_keys: Keys, clusters_on: bool) -> None:
+        """Let P and Q take the keys of a step."""
         if clusters_on:
             self.queues.cluster.enqueue_no_sync(new_keys.cluster)
         self.queues.instance.enqueue_no_sync(new_keys.instance)

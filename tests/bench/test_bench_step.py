@@ -431,7 +431,7 @@ def test_the_command_prints_tables_and_writes_what_it_is_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench_module, "measure_rates", lambda device, dtype: RATES)
-    monkeypatch.setattr("tcc_fast.bench.Calibration", Quick)
+    monkeypatch.setattr("tcc_fast.bench.comparison.Calibration", Quick)
     printed = type_in(
         *("bench", "step", "--data", str(digits), "--passes", "1", "--seconds", "0.01", "--no-plain"),
         *("--json", "out.json", *SETTINGS),

@@ -107,7 +107,7 @@ def stored(
 ) -> tuple[Tensor, Tensor]:
     """Both views of all images."""
     maker = CpuViews(recipe, size, mean, std, threads=2)
-    return close_after(maker, lambda maker: maker.stored(source, sizes, torch.arange(len(source)), bases()))
+    return close_after(maker, lambda maker: maker.views_of_stored(source, sizes, torch.arange(len(source)), bases()))
 
 
 def expected(
@@ -289,7 +289,7 @@ def test_only_the_asked_for_images_are_shown_in_their_order() -> None:
     source, sizes = images(30, 20, 20), all_of_size(30, 20, 20)
     index = torch.tensor([7, 29, 0, 7, 3])
     maker = CpuViews(EVERYTHING, 16, MEAN, STD, threads=2)
-    one, two = close_after(maker, lambda maker: maker.stored(source, sizes, index, bases()))
+    one, two = close_after(maker, lambda maker: maker.views_of_stored(source, sizes, index, bases()))
     all_one, all_two = stored(EVERYTHING, source, sizes, 16, MEAN, STD)
     assert torch.equal(one, all_one[index])
     assert torch.equal(two, all_two[index])
@@ -299,7 +299,7 @@ def test_only_the_asked_for_images_are_shown_in_their_order() -> None:
 def test_half_precision_is_the_rounded_single(threads: int) -> None:
     source, sizes = images(9, 20, 20), all_of_size(9, 20, 20)
     maker = CpuViews(EVERYTHING, 16, MEAN, STD, torch.bfloat16, threads)
-    found = close_after(maker, lambda maker: maker.stored(source, sizes, torch.arange(9), bases()))
+    found = close_after(maker, lambda maker: maker.views_of_stored(source, sizes, torch.arange(9), bases()))
     for one, other in zip(found, stored(EVERYTHING, source, sizes, 16, MEAN, STD), strict=True):
         assert one.dtype == torch.bfloat16
         assert one.is_contiguous(memory_format=torch.channels_last)
@@ -311,7 +311,7 @@ def test_half_precision_is_the_rounded_single(threads: int) -> None:
 
 def finished(recipe: AugmentConfig, crops: Tensor, parameters: ViewParameters) -> Tensor:
     maker = CpuViews(recipe, crops.shape[1], ZERO, ONE, threads=2)
-    return close_after(maker, lambda maker: maker.finished(crops, parameters.pack()))
+    return close_after(maker, lambda maker: maker.views_of_crops(crops, parameters.pack()))
 
 
 @pytest.mark.parametrize("size", [12, 13, 16, 33, 96])
@@ -483,7 +483,7 @@ from tcc_fast.pipelines.cpu.views import stored_views
 images = torch.randint(256, (64, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 mean, std, sizes = torch.full((3,), 0.3), torch.full((3,), 0.37), torch.full((64, 2), 8)
 maker = CpuViews(load_config("digits").augment, 8, mean, std)
-torch.save(torch.stack(maker.stored(images, sizes, torch.arange(64), (1, 2))), sys.argv[1])
+torch.save(torch.stack(maker.views_of_stored(images, sizes, torch.arange(64), (1, 2))), sys.argv[1])
 print(sum(stored_views.stats.cache_hits.values()))
 """
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
@@ -516,7 +516,7 @@ def test_parts_cover_everything_once(count: int, total: int, largest: int | None
         parts.append((start, stop))
         names.add(threading.get_ident())
 
-    threads.share(work, total, largest)
+    threads.parallel_for(work, total, largest)
     covered = [i for start, stop in sorted(parts) for i in range(start, stop)]
     assert covered == list(range(total))
     assert all(0 < stop - start <= (largest or total) for start, stop in parts)
@@ -527,7 +527,7 @@ def test_parts_cover_everything_once(count: int, total: int, largest: int | None
 def test_threads_work_at_the_same_time() -> None:
     threads = Threads(2)
     both = threading.Barrier(2, timeout=30)
-    threads.share(lambda start, stop: both.wait() and None, 2)
+    threads.parallel_for(lambda start, stop: both.wait() and None, 2)
     threads.close()
 
 
@@ -542,9 +542,9 @@ def test_an_exception_comes_out_after_all_parts_are_done() -> None:
         done.append(start)
 
     with pytest.raises(RuntimeError, match="no memory left"):
-        threads.share(work, 8)
+        threads.parallel_for(work, 8)
     assert sorted(done) == list(range(1, 8))
-    threads.share(lambda start, stop: done.append(-1), 1)  # goes on working
+    threads.parallel_for(lambda start, stop: done.append(-1), 1)  # goes on working
     assert done[-1] == -1
     threads.close()
 
@@ -552,7 +552,7 @@ def test_an_exception_comes_out_after_all_parts_are_done() -> None:
 def test_close_ends_the_threads_and_may_be_called_twice() -> None:
     before = set(threading.enumerate())
     threads = Threads(3)
-    threads.share(lambda start, stop: None, 100)
+    threads.parallel_for(lambda start, stop: None, 100)
     assert set(threading.enumerate()) - before
     threads.close()
     threads.close()
@@ -574,8 +574,10 @@ def test_tensors_make_the_same_views(size: int) -> None:
     index = 70 + torch.tensor([7, 29, 0, 7, 3, 11])
     crops, parameters = images(30, size, size), parameters_of(EVERYTHING, sizes, 1)
     cpu, tensors = makers(size)
-    pairs = list(zip(*(maker.stored(source, sizes, index, bases(), 70) for maker in (cpu, tensors)), strict=True))
-    pairs.append((cpu.finished(crops, parameters.pack()), tensors.finished(crops, parameters.pack())))
+    pairs = list(
+        zip(*(maker.views_of_stored(source, sizes, index, bases(), 70) for maker in (cpu, tensors)), strict=True)
+    )
+    pairs.append((cpu.views_of_crops(crops, parameters.pack()), tensors.views_of_crops(crops, parameters.pack())))
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE / 0.2)
         assert one.stride() == other.stride()
@@ -612,14 +614,14 @@ def test_tensors_are_compiled_once_for_all_epochs(monkeypatch: pytest.MonkeyPatc
     for epoch in range(2):
         index = torch.randperm(30, generator=torch.Generator().manual_seed(epoch))[:8]
         for one, other in zip(
-            *(maker.stored(source, sizes, index, bases(epoch)) for maker in (compiled, eager)), strict=True
+            *(maker.views_of_stored(source, sizes, index, bases(epoch)) for maker in (compiled, eager)), strict=True
         ):
             torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE / 0.2)
     assert counter.frame_count == 1
     crops, parameters = images(8, 16, 16), parameters_of(EVERYTHING, sizes[:8], 1)
     for seed in range(2):
         parameters = draw(EVERYTHING, keys(seed, torch.arange(8)), *sizes[:8].unbind(1))
-        one, other = (maker.finished(crops, parameters.pack()) for maker in (compiled, eager))
+        one, other = (maker.views_of_crops(crops, parameters.pack()) for maker in (compiled, eager))
         torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE / 0.2)
     assert counter.frame_count == 2
 

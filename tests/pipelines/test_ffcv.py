@@ -364,6 +364,6 @@ def test_crops_for_a_gpu_are_whole_grey_levels_and_finished_there(
             pixels = (exact * std.view(3, 1, 1) + mean.view(3, 1, 1)).permute(0, 2, 3, 1) * 255
             assert (levels[number - 1] - pixels)[good].abs().max() < 0.501
             key = keys(scalar_key(STREAM_AUGMENT, SEED, 0, number), batch.index)
-            finished = made._finisher.finished(levels[number - 1], draw(recipe, key, *sizes.unbind(1)).pack())
+            finished = made._finisher.views_of_crops(levels[number - 1], draw(recipe, key, *sizes.unbind(1)).pack())
             torch.testing.assert_close(view[good], finished[good], rtol=0, atol=1e-5)
             assert view.is_contiguous(memory_format=torch.channels_last)

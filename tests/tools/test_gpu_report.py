@@ -61,7 +61,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(rounds, "wait_until_idle", lambda limit: True)
     monkeypatch.setattr(bench_module, "PIECEWISE_STEPS", 2)
     monkeypatch.setattr(bench_module, "measure_rates", lambda device, dtype: Rates(1e12, 1e9))
-    monkeypatch.setattr("tcc_fast.bench.Calibration", Quick)
+    monkeypatch.setattr("tcc_fast.bench.comparison.Calibration", Quick)
     monkeypatch.setattr(parts, "default_workers", lambda: 1)
     for package in ("nvidia.dali", "ffcv"):
         monkeypatch.setitem(sys.modules, package, None)
@@ -502,7 +502,7 @@ KINDS = ("parameters", "statistics", "twin's parameters", "twin's statistics", "
 
 @pytest.mark.parametrize(
     ("frozen", "kind"),
-    [("_enqueue", "queues"), ("update_twin", "twin's parameters"), ("step", "parameters")],
+    [("enqueue", "queues"), ("update_twin", "twin's parameters"), ("step", "parameters")],
 )
 def test_what_stands_still_is_off_by_one(frozen: str, kind: str, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "STATE_AFTER", 2)
@@ -521,7 +521,7 @@ def test_what_stands_still_is_off_by_one(frozen: str, kind: str, digits: Path, m
 def test_compiled_views_are_compared_with_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """On images that a wrong crop would change: shifted by a pixel, they are off by levels."""
     recipe, device = load_config("imagenet10").augment, torch.device("cpu")
-    made = verify.TensorViews.stored
+    made = verify.TensorViews.views_of_stored
 
     def shifted(self: Any, *arguments: Any) -> Any:
         views = made(self, *arguments)
@@ -533,7 +533,7 @@ def test_compiled_views_are_compared_with_eager_ones(monkeypatch: pytest.MonkeyP
         views.pixels = int(compiled) * wrong  # type: ignore[attr-defined]
         return views
 
-    monkeypatch.setattr(TensorViews, "stored", shifted)
+    monkeypatch.setattr(TensorViews, "views_of_stored", shifted)
     monkeypatch.setattr(verify, "TensorViews", maker)
     wrong = 0
     assert view_deviation(recipe, 24, device, 16) == (0.0, 0.0, 0.0)
