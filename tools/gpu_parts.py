@@ -209,8 +209,10 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
 
     def start_one_rank() -> None:
         ran = python("-m", "tcc_fast.bench.one_rank", seconds=ONE_RANK_LIMIT)
-        failure = ran.stderr.strip().splitlines()[-1:] or [f"ended with exit status {ran.returncode}"]
-        found["one_rank"] = json.loads(ran.stdout) if ran.returncode == 0 else {"ok": False, "error": failure[0]}
+        said = ran.stderr.strip().splitlines()[-5:] or [f"ended with exit status {ran.returncode}"]
+        # The last line, since NCCL may print others.
+        answer = json.loads(ran.stdout.splitlines()[-1]) if ran.returncode == 0 else {"error": " / ".join(said)}
+        found["one_rank"] = {"ok": False} | answer
 
     pieces: dict[str, Callable[[], None]] = {}
     for mode in modes:

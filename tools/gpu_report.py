@@ -22,6 +22,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -74,16 +76,26 @@ def measure_apart(name: str, results: dict[str, Any], out: Path, limit: float, o
     save(results, out)
     started = time.perf_counter()
     command = [sys.executable, __file__, name, "--here", "--out", str(out), *options]
-    try:
-        ended = subprocess.run(command, timeout=limit).returncode
-        why = f"ended with exit status {ended}" if ended else None
-    except subprocess.TimeoutExpired:
-        why = f"ended after {limit:.0f} s"
+    ended = run_at_most(limit, command)
+    why = f"ended after {limit:.0f} s" if ended is None else f"ended with exit status {ended}" if ended else None
     results |= load(out)
     if why:
         failed = [*filter(None, [results[name].get("failed")]), why]
         results[name] |= {"failed": "; ".join(failed), "took": time.perf_counter() - started}
         save(results, out)
+
+
+def run_at_most(seconds: float, command: list[str]) -> int | None:
+    """Exit status; None where it took longer, and was ended with all that it had started, which would go on working on
+    the GPU beside the next part."""
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            return process.wait(seconds)
+        except BaseException as error:  # also Ctrl-C, which goes to this process group alone
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return None
+            raise
 
 
 def now() -> str:

@@ -147,7 +147,8 @@ def step_openers(
 
     def plain_fixed() -> Source:
         batches = itertools.repeat(fixed_batch(plain_task, channels_last=False))
-        return Source(steps(build_plain_step(plain_task.config, task.device), batches), "the same, on one batch")
+        source = steps(build_plain_step(plain_task.config, task.device), batches)
+        return Source(source, "the same, on one batch", repeats=repeats)
 
     def fed(pipeline_name: str | None) -> Source:
         pipeline, choice = open_feed(task, pipeline_name, what.compiling != "off")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,6 +277,20 @@ def test_the_whole_run_is_on_the_largest_set_that_is_there(
     ]
 
 
+def test_a_part_that_takes_too_long_ends_with_what_it_has_started(tool: ModuleType, tmp_path: Path) -> None:
+    """Its training would otherwise go on working on the GPU while the next part is measured."""
+    note = tmp_path / "pid"
+    begin = "import subprocess; p = subprocess.Popen(['sleep', '600'])"
+    script = f"{begin}; open({str(note)!r}, 'w').write(str(p.pid)); p.wait()"
+    assert tool.run_at_most(5, [sys.executable, "-c", script]) is None
+    state = Path(f"/proc/{note.read_text()}/stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.05)
+    assert tool.run_at_most(60, [sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
 def test_a_process_that_dies_takes_no_readings_with_it(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,20 +305,21 @@ def test_a_process_that_dies_takes_no_readings_with_it(
         keep(verified(failures={"watched, graphs": "not finished"}))
         raise Died
 
-    def run(command: list[str], **options: Any) -> Any:
+    def run(seconds: float, command: list[str]) -> int | None:
+        assert seconds in (560, 1800)
         try:
             if command[2] not in ("memory", "step-32"):
                 tool.main(command[2:])
         except Died:
-            return SimpleNamespace(returncode=-6)
+            return -6
         if command[2] == "step-32":
-            raise subprocess.TimeoutExpired(command, options["timeout"])
-        return SimpleNamespace(returncode=0 if command[2] == "quality" else -9)
+            return None
+        return 0 if command[2] == "quality" else -9
 
     runs = {"why": "all that there is", "runs": {}}
     for name, part in {"verify": die, "quality": lambda *_: runs, "run": lambda *_: runs}.items():
         monkeypatch.setitem(tool.PARTS, name, part)
-    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr(tool, "run_at_most", run)
     out = tmp_path / "gpu.md"
     earlier = {"date": "earlier", "took": 1.0, "share": figure(0.5)}
     names = ["verify", "step-32", "memory", "quality", "run"]
