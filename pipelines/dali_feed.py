@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from nvidia.dali.backend import TensorCPU
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +25,7 @@ BLANK_SIDE = 16
 """Pixels; the image that stands in for one that cannot be decoded."""
 
 Inputs = dict[str, Any]
-"""What DALI reads for one batch, by the name of its source: B arrays in a list, or one array of B rows."""
+"""What DALI reads for one batch, by the name of its source: a list of B tensors, or one array of B rows."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Feeder:
             encoded.append(blank_image() if data is None else data)
         sizes = self.sizes[index]
         sizes[blank] = BLANK_SIDE
-        feed = Feed((epoch, batch), index, sizes, self.order.view_keys(epoch), blank, {"encoded": encoded})
+        # Wrapped here, in the reading thread: of arrays, the thread that trains would check each.
+        inputs = {"encoded": [TensorCPU(data) for data in encoded]}
+        feed = Feed((epoch, batch), index, sizes, self.order.view_keys(epoch), blank, inputs)
         if self.cuts:
             for view in (1, 2):
                 self._add_crops(feed, view)
