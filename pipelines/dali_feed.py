@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali.backend import TensorCPU
 from PIL import Image
 from torch import Tensor
 
@@ -64,6 +63,8 @@ class Feeder:
 
     def prepare(self, epoch: int, batch: int) -> Feed:
         """Everything for one batch."""
+        from nvidia.dali.backend import TensorCPU
+
         index = self.order.indices(epoch, batch)
         encoded, blank = [], []
         for row, image in enumerate(index.tolist()):
