@@ -10,7 +10,7 @@ import traceback
 import warnings
 
 from tcc_fast.cli import app
-from tcc_fast.datasets.names import escape_name
+from tcc_fast.datasets.escape import escape_name
 from tcc_fast.notice import Notice
 from tcc_fast.runs.preemption import EXIT_CODES, Preempted
 

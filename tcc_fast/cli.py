@@ -202,7 +202,7 @@ def evaluate_command(
     """Evaluate the clusters of a checkpoint, or of several."""
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.evaluate import evaluate, write_confusion
-    from tcc_fast.evaluation.report import course, show_course, show_evaluation, show_summary, summarise
+    from tcc_fast.evaluation.report import course, show_course, show_evaluation, show_summary, summarise_runs
     from tcc_fast.runs.checkpoint_folder import are_of_one_run, find_checkpoint
 
     runs = [*(ckpt or ()), *(more or ())]
@@ -235,7 +235,7 @@ def evaluate_command(
     if confusion is not None:
         write_confusion(results[0], confusion)
     if json_file is not None:
-        several = course if of_one_run else summarise
+        several = course if of_one_run else summarise_runs
         content = results[0].to_json() if len(results) == 1 else several(results)
         write_whole(json_file, json.dumps(content, indent=2) + "\n")
 

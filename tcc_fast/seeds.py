@@ -15,7 +15,7 @@ from tcc_fast.config import load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.evaluate import evaluate
-from tcc_fast.evaluation.label_free import describe
+from tcc_fast.evaluation.label_free import describe_scores
 from tcc_fast.plan import Plan, point_latest_at
 from tcc_fast.runs.checkpoint_folder import BEST, list_checkpoints, point_link
 from tcc_fast.runs.preemption import Preempted
@@ -109,7 +109,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
         _write(plan.run, ranking)
         for seed, values in ranking.label_free.items():
             chosen = "  ← best, by the silhouette" if plan.run / f"seed-{seed}" == ranking.best else ""
-            say(f"seed {seed}: {describe(values)}{chosen}")
+            say(f"seed {seed}: {describe_scores(values)}{chosen}")
     return ranking
 
 

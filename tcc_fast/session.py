@@ -30,7 +30,7 @@ from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
 from tcc_fast.runs.checkpoint import load_training, save_checkpoint
 from tcc_fast.runs.first_weights import find_init, take_weights
 from tcc_fast.runs.run_state import RunState
-from tcc_fast.runs.same_run import check_same_data, check_same_run, describe
+from tcc_fast.runs.same_run import check_same_data, check_same_run, describe_dataset
 from tcc_fast.runs.training_tensors import Training
 from tcc_fast.settings import Config
 from tcc_fast.telemetry import NonFiniteLoss
@@ -131,7 +131,7 @@ class Session:
             self.step,
             self.pipeline.state_dict(),
             self.config,
-            describe(self.dataset),
+            describe_dataset(self.dataset),
             self.backend,
             loss,
             self.precision,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from tcc_fast.datasets.encode import MAX_FILE_BYTES
-from tcc_fast.datasets.names import escape_name
+from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.reader import FilePart, Rejected
 from tcc_fast.datasets.walk import walk
 

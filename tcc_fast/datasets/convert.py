@@ -16,9 +16,9 @@ import PIL
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS
 from tcc_fast.datasets.encode import MAX_ASPECT, MAX_SHORT_SIDE, Recipe
+from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.datasets.manifest import UNLABELLED, Manifest
-from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.pool import store_items
 from tcc_fast.datasets.progress import show_progress
 from tcc_fast.datasets.reader import NOT_AN_IMAGE, Checks, LabelMode, Reader, Rejected, open_reader

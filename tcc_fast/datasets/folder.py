@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tcc_fast.datasets.names import escape_name
+from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, NOT_AN_IMAGE, Checks, Item, LabelMode, Rejected
 from tcc_fast.datasets.sniff import FORMATS, HEAD_BYTES, is_image
 from tcc_fast.datasets.walk import list_folder, walk

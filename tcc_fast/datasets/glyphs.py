@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import PIL.features
 
+from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.glyph_faces import SUFFIXES, Face, find_faces
 from tcc_fast.datasets.glyph_letters import LETTERS, SIDE
 from tcc_fast.datasets.glyph_packages import INSTALL
-from tcc_fast.datasets.names import escape_name
 from tcc_fast.datasets.progress import show_progress
 from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, Checks, Item, LabelMode
 

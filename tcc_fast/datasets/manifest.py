@@ -49,7 +49,7 @@ class Manifest:
 
     `mean` and `std` are per channel (RGB), in 0..1, over all stored pixels. `splits` maps a name to the index
     range [start, stop). `source` says in free form what the set was made from. `class_names` are printable
-    (see `tcc_fast.datasets.names`); None when the source has no classes. `num_rejected` counts images that
+    (see `tcc_fast.datasets.escape`); None when the source has no classes. `num_rejected` counts images that
     could not be taken; `rejected.csv` also lists files that are no images.
     """
 

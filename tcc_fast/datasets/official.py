@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tcc_fast.datasets.archive import CutOff
-from tcc_fast.datasets.names import escape_name
+from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.progress import show_progress
 from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, Checks, Item
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import JpegImagePlugin, PngImagePlugin
 
+from tcc_fast.datasets.escape import escape_name, unescape_name
 from tcc_fast.datasets.manifest import (
     FILES_FILE,
     IMAGES_FILE,
@@ -21,7 +22,6 @@ from tcc_fast.datasets.manifest import (
     Manifest,
     read_manifest,
 )
-from tcc_fast.datasets.names import escape_name, unescape_name
 
 AUTO_VERIFY_BYTES = 2 << 30
 _BLOCK = 512

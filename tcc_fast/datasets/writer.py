@@ -22,6 +22,7 @@ from typing import Any
 import tcc_fast
 from tcc_fast.datasets.beton import beton_bytes, write_beton
 from tcc_fast.datasets.encode import Stored
+from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.manifest import (
     BETON_FILE,
     FILES_FILE,
@@ -34,9 +35,8 @@ from tcc_fast.datasets.manifest import (
     Geometry,
     Manifest,
 )
-from tcc_fast.datasets.names import escape_name
-from tcc_fast.datasets.place import Place
 from tcc_fast.datasets.reader import Rejected
+from tcc_fast.datasets.staging import StagingFolder
 from tcc_fast.datasets.store import Dataset
 from tcc_fast.datasets.totals import Totals
 
@@ -118,8 +118,8 @@ class DatasetWriter:
         self._num_shards = 0
         self._index: list[str] = []  # lines of the open shard's index
         self._splits: dict[str, tuple[int, int]] = {}
-        self._place = Place(out, overwrite)
-        self.out, self.folder = self._place.out, self._place.folder
+        self._staging = StagingFolder(out, overwrite)
+        self.out, self.folder = self._staging.out, self._staging.folder
         self._text(IMAGES_FILE).write_row("index", "width", "height", "source")
         self._text(REJECTED_FILE).write_row("source", "reason")
         if in_place:
@@ -133,7 +133,7 @@ class DatasetWriter:
     ) -> None:
         for file in self._open.values():
             file.abandon()
-        self._place.leave()
+        self._staging.leave()
 
     def add(self, image: Stored, source: str, label: int | None, split: str | None = None) -> int:
         """Append one image; returns its index. Either every image has a label, which may be `UNLABELLED`, or none has;
@@ -235,7 +235,7 @@ class DatasetWriter:
         last = _HashedFile(self.folder / MANIFEST_FILE)
         last.write(manifest.to_json().encode("utf-8"))
         last.close()
-        self._place.replace(self._overwrite)
+        self._staging.replace(self._overwrite)
         self._kept_rejected.unlink(missing_ok=True)  # of an attempt before, which would seem to be of this one
         return manifest
 

@@ -48,7 +48,7 @@ def label_free_scores(features: Tensor, assignment: Tensor) -> dict[str, float]:
     }
 
 
-def describe(values: dict[str, float]) -> str:
+def describe_scores(values: dict[str, float]) -> str:
     """Quantities by name, for people."""
     return ", ".join(f"{name} none" if math.isnan(value) else f"{name} {value:.3f}" for name, value in values.items())
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tcc_fast.evaluation.evaluate import Evaluation
-from tcc_fast.evaluation.label_free import describe
+from tcc_fast.evaluation.label_free import describe_scores
 from tcc_fast.evaluation.metrics import Scores
 from tcc_fast.evaluation.paper import Published, published
 from tcc_fast.runs.checkpoint_folder import are_of_one_run
@@ -44,7 +44,7 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
     sizes = ", ".join(f"{size:,}" for size in result.cluster_sizes)
     console.print(f"{result.clusters_used} of {result.num_clusters} clusters used; sizes: {sizes}", soft_wrap=True)
     if result.label_free:
-        console.print(f"without labels: {describe(result.label_free)}", soft_wrap=True)
+        console.print(f"without labels: {describe_scores(result.label_free)}", soft_wrap=True)
 
 
 def _table(result: Evaluation) -> Table:
@@ -126,7 +126,7 @@ COMMON = ("dataset", "split", "n", "n_labelled", "num_clusters", "num_classes")
 """What the same images and the same K have in common."""
 
 
-def summarise(results: list[Evaluation]) -> dict[str, Any]:
+def summarise_runs(results: list[Evaluation]) -> dict[str, Any]:
     """Evaluations of several runs as plain data: mean and sample standard deviation of each score, then each run.
 
     Raises:
@@ -150,7 +150,7 @@ def summarise(results: list[Evaluation]) -> dict[str, Any]:
 
 def show_summary(results: list[Evaluation], console: Console) -> None:
     """Print mean and standard deviation over several checkpoints, and each one's ACC."""
-    summary = summarise(results)
+    summary = summarise_runs(results)
     if summary["acc"] is None:
         console.print("no labels, so there are no scores to average")
         return

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tcc_fast.datasets import Dataset
-from tcc_fast.datasets.names import escape_name, unescape_name
+from tcc_fast.datasets.escape import escape_name, unescape_name
 from tcc_fast.notice import Notice
 
 

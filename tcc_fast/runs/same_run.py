@@ -22,7 +22,7 @@ _FREE_KEYS = (
 _CHANGEABLE_KEYS = ("optim.lr", "train.precision", "train.compile")
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     """What a checkpoint remembers of the data set it was trained on."""
     manifest = dataset.manifest
     return {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tcc_fast.datasets import convert, open_dataset
+from tcc_fast.datasets.escape import unescape_name
 from tcc_fast.datasets.folder import FolderReader, open_reader
-from tcc_fast.datasets.names import unescape_name
 from tcc_fast.datasets.reader import Checks, LabelMode, Rejected
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tcc_fast.cli import app
 from tcc_fast.config import load_config
 from tcc_fast.datasets import Dataset, convert, open_dataset
-from tcc_fast.datasets.names import unescape_name
+from tcc_fast.datasets.escape import unescape_name
 from tcc_fast.evaluation.clusters import GAP, THUMBNAIL, contact_sheet, write_clusters
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.train import train

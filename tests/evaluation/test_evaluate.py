@@ -25,7 +25,7 @@ from tcc_fast.evaluation import trained
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.evaluation.evaluate import evaluate, write_confusion
 from tcc_fast.evaluation.metrics import score
-from tcc_fast.evaluation.report import course, show_course, show_evaluation, summarise
+from tcc_fast.evaluation.report import course, show_course, show_evaluation, summarise_runs
 from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.method.start import spectral_centres
 from tcc_fast.runs.checkpoint import load_model
@@ -223,16 +223,16 @@ def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
         one, scores={**one.scores, "acc": one.scores["acc"] + 0.02}, seed=1, checkpoint=Path("other/step-1")
     )
     with pytest.raises(ValueError, match="the same checkpoint is named twice"):
-        summarise([one, one])
+        summarise_runs([one, one])
     with pytest.raises(ValueError, match="moments of one run"):
-        summarise([one, replace(one, checkpoint=one.checkpoint.with_name("step-000000001"))])
-    summary = summarise([one, other])
+        summarise_runs([one, replace(one, checkpoint=one.checkpoint.with_name("step-000000001"))])
+    summary = summarise_runs([one, other])
     assert summary["acc"] == pytest.approx(one.scores["acc"] + 0.01)
     assert summary["acc_std"] == pytest.approx(0.02 / 2**0.5)
     assert summary["nmi_std"] == 0
     assert [run["seed"] for run in summary["runs"]] == [0, 1]
     with pytest.raises(ValueError, match="different images"):
-        summarise([one, replace(other, n=3)])
+        summarise_runs([one, replace(other, n=3)])
 
 
 def test_checkpoints_of_one_run_are_its_course(run: Path) -> None:

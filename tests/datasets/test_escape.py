@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tcc_fast.datasets.names import escape_name, unescape_name
+from tcc_fast.datasets.escape import escape_name, unescape_name
 
 
 def test_any_bytes_survive() -> None:

@@ -20,7 +20,7 @@ from tcc_fast.datasets.manifest import MANIFEST_FILE
 _OWN_FILE = re.compile(r"(dataset\.json|(images|labels|rejected|files)\.csv|shard-\d{5,}\.(tar|idx)|images\.beton)")
 
 
-class Place:
+class StagingFolder:
     """A hidden working folder for one destination.
 
     Attributes:
