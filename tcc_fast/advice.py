@@ -18,13 +18,13 @@ FEW_A_CLUSTER = 5
 def advice(config: Config, dataset: Dataset, device: torch.device) -> list[str]:
     """All that is to be said before a run whose K is set."""
     assert config.model.num_clusters is not None
-    image_size = config.data.image_size
+    image_size, num_images = config.data.image_size, len(dataset.split(config.data.split))
     found = (
         stem_advice(config.model, image_size),
-        queue_advice(config.queue.instance_length, len(dataset.split(config.data.split))),
+        queue_advice(config.queue.instance_length, num_images),
         size_advice(dataset.manifest.geometry.short_side, image_size),
         backbone_advice(config.model, device),
-        batch_advice(config, config.model.num_clusters),
+        batch_advice(config, config.model.num_clusters, num_images),
     )
     return [sentence for sentence in found if sentence]
 
@@ -83,14 +83,16 @@ def size_advice(short_side: int, image_size: int) -> str | None:
     )
 
 
-def batch_advice(config: Config, num_clusters: int) -> str | None:
+def batch_advice(config: Config, num_clusters: int, num_images: int) -> str | None:
     """A sentence for a batch that shows little of each cluster, or None when it suits their number."""
     if not config.loss.cluster_track or config.train.batch_size >= FEW_A_CLUSTER * num_clusters:
         return None
+    better = FEW_A_CLUSTER * num_clusters
+    larger = f"as by train.batch_size={better}, or " if better <= num_images else "as by "
     return (
         f"a batch of {config.train.batch_size} shows {config.train.batch_size / num_clusters:.1f} images of each of "
         f"{num_clusters} clusters on average, of which their representations (4) are made: {FEW_A_CLUSTER} or more "
-        f"would be better, as by train.batch_size={FEW_A_CLUSTER * num_clusters}, or fewer clusters"
+        f"would be better, {larger}fewer clusters"
     )
 
 

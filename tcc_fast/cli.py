@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from rich.console import Console
 from tcc_fast import __version__
 from tcc_fast.datasets.manifest import Manifest
 from tcc_fast.datasets.reader import READERS
+from tcc_fast.own_pictures import refuse_picture, refuse_pictures
 from tcc_fast.typed_options import TakesSettings
 from tcc_fast.whole_file import write_whole
 
@@ -133,6 +135,8 @@ def train(
     if resume is not None and resume.startswith("-"):  # the next option, where a run was left out
         raise ValueError("--resume wants to know which run: --resume latest, --resume RUN, or --resume auto with --out")
     plan = plan_run(config, data, out, resume, overrides or [])
+    if seeds is not None and any(setting.partition("=")[0].strip() == "seed" for setting in overrides or []):
+        raise ValueError("--seeds and seed= say two things: leave one of them out")
     if seeds is not None:
         from tcc_fast.seeds import parse_seeds, refuse_a_single_one, train_seeds
 
@@ -242,7 +246,7 @@ def evaluate_command(
 
 @app.command(name="assign")
 def assign_command(
-    out: Annotated[Path, typer.Option(help="CSV file to write: index, source, cluster, confidence.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write: index, source, cluster, confidence; or - to print it.")],
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The same as --ckpt.")] = None,
     ckpt: Annotated[str | None, typer.Option(help="A run, a checkpoint folder, or `latest`.")] = None,
     data: Annotated[
@@ -262,18 +266,21 @@ def assign_command(
 ) -> None:
     """Say of every image which cluster it is in."""
     from tcc_fast.distributed import leave, processes
-    from tcc_fast.evaluation.clusters import write_clusters
+    from tcc_fast.evaluation.clusters import SHEET, write_clusters
 
     named = [one for one in (run, ckpt) if one is not None]
     if len(named) != 1:
         raise ValueError("say which run has the clusters, once: tcc-fast assign --ckpt latest --out clusters.csv")
-    _check_folders(out, features)
+    piped = str(out) == "-"
+    _check_folders(None if piped else out, features)
     results = {"--out": out, "--features": features, "--sheets": sheets, "--sort": sort}
     places = [place.absolute() for place in results.values() if place is not None]
     if len(set(places)) < len(places):
         raise ValueError(f"two of {', '.join(results)} are the same: give each a name of its own")
     if sheets is not None and sheets.exists() and not sheets.is_dir():
         raise ValueError(f"--sheets {sheets}: it is a file, but must be a folder")
+    if sheets is not None:
+        refuse_pictures("--sheets", sheets, but=SHEET)
     if src is not None and sort is None:
         raise ValueError("--src is for --sort, which makes a folder of links: give both, or neither")
     if features is not None and features.suffix != ".safetensors":
@@ -281,7 +288,9 @@ def assign_command(
     sizes = write_clusters(named[0], out, data, sheets, features, split, sort, src)
     if processes().is_main_process:
         used = sum(size > 0 for size in sizes)
-        typer.echo(f"{out}: {sum(sizes):,} images in {used} cluster{'' if used == 1 else 's'}")
+        written = ", ".join(str(place) for place in results.values() if place is not None and str(place) != "-")
+        found = f"{sum(sizes):,} images in {used} cluster{'' if used == 1 else 's'}"
+        typer.echo(f"{written}: {found}" if written else found, err=piped)
     leave()
 
 
@@ -379,3 +388,7 @@ def _check_folders(*files: Path | None) -> None:
             raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")
         if file is not None and file.is_dir():
             raise ValueError(f"{file}: is a folder; name a file to write")
+        if file is not None:
+            refuse_picture(file)
+            if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+                raise ValueError(f"{file}: cannot be written there; name another place")

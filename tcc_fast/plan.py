@@ -11,6 +11,7 @@ from pathlib import Path
 from tcc_fast.config import built_in_names, load_config, parse_override
 from tcc_fast.datasets.manifest import MANIFEST_FILE, read_manifest
 from tcc_fast.distributed import decide, processes
+from tcc_fast.own_pictures import refuse_pictures
 from tcc_fast.runs.checkpoint_folder import find_checkpoint, path_of, point_link
 from tcc_fast.runs.run_files import CONFIG_FILE, DATA_FILE, read_data
 from tcc_fast.runs.run_state import read_state
@@ -67,7 +68,9 @@ def _beginning(
     name = read_manifest(data)[0].name
     config = config or (name if name in built_in_names() else "folder")
     settings = load_config(config, overrides)
-    if out is None:
+    if out is not None:
+        refuse_pictures("--out", out)
+    else:
         out = RUNS / f"{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Plan(settings, data, out, "auto" if resume else "no", None)
 

@@ -72,7 +72,8 @@ class Reporter:
         for sentence in advice(config, dataset, accelerator.device):
             self.display.alarm(sentence)
         if checkpoint:
-            self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}")
+            ended = ": nothing is left to train" if session.step == session.total_steps else ""
+            self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}{ended}")
 
     def expect_compiling(self) -> None:
         """The next step is the first of a phase: if steps are compiled, say why it takes so long."""
@@ -139,11 +140,13 @@ class Reporter:
     def epoch_loss(self, epoch: int) -> float | None:
         """Mean loss of the epoch that has just ended, if epochs can be compared by it; None on ranks without metrics.
 
-        While Q fills, before clusters are trained and while α grows, the loss is another one.
+        While a queue fills, before clusters are trained and while α grows, the loss is another one.
         """
         session = self.session
-        settled = session.training_step.start_step + session.config.loss.alpha_ramp_steps
-        filled = -(-session.config.queue.instance_length // session.config.train.batch_size)
+        queue, loss = session.config.queue, session.config.loss
+        fills = queue.cluster_multiple if loss.cluster_track and queue.cluster else 0
+        settled = session.training_step.start_step + max(loss.alpha_ramp_steps, fills)
+        filled = -(-queue.instance_length // session.config.train.batch_size)
         first = epoch * session.pipeline.batches_per_epoch
         if self.metrics is None or first < max(settled, filled):
             return None

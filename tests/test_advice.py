@@ -126,16 +126,19 @@ def test_a_batch_that_shows_little_of_each_cluster_is_named() -> None:
 
 
 def test_a_batch_that_suits_its_clusters_is_not_spoken_of() -> None:
-    assert batch_advice(recipe("digits", f"train.batch_size={10 * FEW_A_CLUSTER}"), 10) is None
-    said = batch_advice(recipe("digits", "train.batch_size=40"), 10)
+    assert batch_advice(recipe("digits", f"train.batch_size={10 * FEW_A_CLUSTER}"), 10, 1000) is None
+    said = batch_advice(recipe("digits", "train.batch_size=40"), 10, 1000)
     assert "a batch of 40 shows 4.0 images of each of 10 clusters" in str(said)
-    assert batch_advice(recipe("digits", "train.batch_size=40", "loss.cluster_track=false"), 10) is None
+    assert batch_advice(recipe("digits", "train.batch_size=40", "loss.cluster_track=false"), 10, 1000) is None
+    few = str(batch_advice(recipe("digits", "train.batch_size=40"), 10, 49))
+    assert "train.batch_size=" not in few
+    assert few.endswith("better, as by fewer clusters")
 
 
 @pytest.mark.parametrize("name", built_in_names())
 def test_no_recipe_is_told_to_change(name: str) -> None:
     config = load_config(name)
     clusters = config.model.num_clusters or 20
-    assert batch_advice(config, clusters) is None
+    assert batch_advice(config, clusters, 10**6) is None
     if config.start.method != "kmeans":  # tiny-imagenet says why
         assert "start anew with another seed" in collapse_advice(config, clusters)

@@ -84,10 +84,11 @@ def test_every_step_has_its_learning_rate_and_there_is_one_start(
     [
         (["start.method=none", "queue.instance_length=256"], 1),  # Q is full after one step of the first
         (["start.method=none", "queue.instance_length=1797"], 2),
-        (["start.at=0.5", "queue.instance_length=256"], 2),  # epochs 0 and 1 are without clusters
+        (["start.at=0.5", "queue.instance_length=256"], 3),  # 0 and 1 are without clusters, in 2 P is filled
+        (["start.at=0.5", "queue.instance_length=256", "queue.cluster=false"], 2),
         (["start.at=0.5", "queue.instance_length=256", "loss.alpha_ramp_steps=8"], 4),
     ],
-    ids=["filled", "Q fills", "warm-up", "α grows"],
+    ids=["filled", "Q fills", "warm-up", "warm-up without P", "α grows"],
 )
 def test_epochs_are_compared_when_all_have_the_same_loss(
     options: list[str], first: int, digits: Path, tmp_path: Path

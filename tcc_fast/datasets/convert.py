@@ -15,7 +15,7 @@ import PIL
 
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS
-from tcc_fast.datasets.encode import MAX_ASPECT, MAX_SHORT_SIDE, Recipe
+from tcc_fast.datasets.encode import MAX_ASPECT, MAX_SHORT_SIDE, NEEDS_CONVERSION, Recipe
 from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.datasets.manifest import UNLABELLED, Manifest
@@ -248,10 +248,13 @@ def _fill(
         others = f", only {writer.num_passed_over} other file(s)" if writer.num_passed_over else ""
         raise ValueError(f"{writer.name}: the source holds no image{others}")
     what = "no image could be read" if writer.num_images == 0 else "too many files were rejected"
+    so_far = " so far, where it ended," if isinstance(max_rejected, int) else ""
+    remedy = "mend or remove them, or allow more with --max-rejected"
+    if rejected[NEEDS_CONVERSION]:
+        remedy = "leave --formats files out, which takes only images that need no conversion; or " + remedy
     raise ValueError(
-        f"{writer.name}: {what}: {writer.num_rejected} of {seen} files were rejected where {limit:g} may be "
-        f"({_table(rejected)}); they are listed in {writer.keep_rejected()}: "
-        "mend or remove them, or allow more with --max-rejected"
+        f"{writer.name}: {what}: {writer.num_rejected} of {seen} files{so_far} were rejected where {limit:g} may be "
+        f"({_table(rejected)}); they are listed in {writer.keep_rejected()}: {remedy}"
     )
 
 

@@ -21,6 +21,8 @@ from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS, Decoded, decode_image
 from tcc_fast.datasets.reader import FilePart, Item, Rejected
 from tcc_fast.datasets.sniff import HEAD_BYTES, sniff
 
+NEEDS_CONVERSION = "needs conversion"
+"""Why an image that could be read cannot be left in place."""
 MAX_ASPECT = 4
 """With a short side set, a longer image is cropped at its centre to this many times its short side."""
 
@@ -147,7 +149,7 @@ def _read_part(part: FilePart) -> bytes | Rejected:
 def _store_decoded(decoded: Decoded, original: bytes, recipe: Recipe) -> Stored | Rejected:
     image = decoded.image
     if recipe.in_place and not decoded.plain:
-        return Rejected("needs conversion", decoded.kind)
+        return Rejected(NEEDS_CONVERSION, decoded.kind)
     if recipe.lossless:
         return _as_png(image)
     target = target_size(*decoded.full_size, recipe.short_side)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from tcc_fast.whole_file import write_whole
 
 COLUMNS = ROWS = 10
 """Of a contact sheet."""
+SHEET = r"cluster-\d+\.png"
+"""Names of sheets."""
 THUMBNAIL, GAP = 64, 4
 """Pixels."""
 
@@ -41,13 +44,13 @@ def write_clusters(
 
     Args:
         ckpt: a run, a checkpoint folder, or `latest`.
-        table: CSV file, see :func:`_write_table`.
+        table: CSV file, see :func:`_write_table`; ``-``: standard output.
         data: the data set folder, also one that was not trained on; None: the one that was.
         sheets: folder that gets a PNG for every cluster that has images, see :func:`contact_sheet`; those of an
             earlier call go.
         features: safetensors file: ``features`` f (n, d) and ``assignment`` π (n, K), float32, in the table's order.
         split: one of the manifest's splits.
-        sort: folder to make, with links to the images' own files in a folder for each cluster.
+        sort: folder to make, with links to the images' own files in a folder for each cluster, by confidence.
         src: with ``sort``: the folder that was converted, where the files are.
 
     Returns:
@@ -79,8 +82,8 @@ def write_clusters(
         if sheets is not None:
             _write_sheets(sheets, trained, cluster, confidence, num_clusters)
         if sort is not None:
-            sources = trained.dataset.sources()[trained.indices.start : trained.indices.stop]
-            link_by_cluster(sort, files, sources, cluster.tolist(), num_clusters)
+            by_confidence = confidence.argsort(descending=True, stable=True).tolist()
+            link_by_cluster(sort, [(files[place], int(cluster[place])) for place in by_confidence], num_clusters)
     return (cluster + 1).bincount(minlength=num_clusters + 1)[1:].tolist()
 
 
@@ -103,13 +106,16 @@ def _write_table(file: Path, trained: Trained, cluster: Tensor, confidence: Tens
     writer.writerow(["index", "source", "cluster", "confidence"])
     for index, k, p in zip(trained.indices, cluster.tolist(), confidence.tolist(), strict=True):
         writer.writerow([index, sources[index], *((k, f"{p:.6g}") if k >= 0 else ("", ""))])
-    write_whole(file, stream.getvalue())
+    if str(file) == "-":
+        sys.stdout.write(stream.getvalue())
+    else:
+        write_whole(file, stream.getvalue())
 
 
 def _write_sheets(folder: Path, trained: Trained, cluster: Tensor, confidence: Tensor, num_clusters: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("cluster-*.png"):
-        if re.fullmatch(r"cluster-\d+\.png", old.name):  # of another time; the user's own files stay
+        if re.fullmatch(SHEET, old.name):  # of another time; the user's own files stay
             old.unlink()
     digits = len(str(num_clusters - 1))
     for k in range(num_clusters):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -74,21 +75,26 @@ def make_sort_folder(folder: Path, source: bytes) -> None:
     trial.unlink()
 
 
-def link_by_cluster(
-    folder: Path, files: list[bytes | None], sources: list[str], cluster: list[int], num_clusters: int
-) -> None:
-    """Make ``folder/cluster-K/`` with a link to each of its images' files, below the folders that the image lies in.
+def link_by_cluster(folder: Path, files: Iterable[tuple[bytes | None, int]], num_clusters: int) -> None:
+    """Make ``folder/cluster-K/`` with a link to each of its images' files, by the file's own name.
+
+    Where two files of a cluster have the same name, the later one's link is ``NAME (2).EXT``, and so on.
 
     Args:
         folder: an empty one.
-        files: absolute paths; None for one that gets no link.
-        sources: the images' names within what was converted, escaped.
-        cluster: of each; -1, for one that cannot be decoded, gets no link.
+        files: absolute paths, None for one that gets no link, and their clusters; -1, of one that cannot be decoded,
+            gets no link.
         num_clusters: K.
     """
-    digits = len(str(num_clusters - 1))
-    for file, source, k in zip(files, sources, cluster, strict=True):
+    digits, taken, same = len(str(num_clusters - 1)), set[bytes](), Counter[bytes]()
+    for file, k in files:
         if k >= 0 and file is not None:
-            link = os.path.join(os.fsencode(folder / f"cluster-{k:0{digits}}"), os.fsencode(unescape_name(source)))
-            os.makedirs(os.path.dirname(link), exist_ok=True)
+            place = os.fsencode(folder / f"cluster-{k:0{digits}}")
+            os.makedirs(place, exist_ok=True)
+            plain = link = os.path.join(place, os.path.basename(file))
+            while link in taken:
+                same[plain] += 1
+                stem, extension = os.path.splitext(plain)
+                link = b"%s (%d)%s" % (stem, same[plain] + 1, extension)
+            taken.add(link)
             os.symlink(file, link)

@@ -107,6 +107,14 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str | None =
     trained = open_model(ckpt, processes().device)  # from here on, several ranks know of each other
     tune(trained.device, "bf16" if trained.bf16 else "fp32")
     dataset = open_dataset(data or Path(trained.state.dataset["path"]))
+    known = trained_on(trained.state, dataset)
+    if not known and data is None and rank() == 0:
+        warnings.warn(
+            f"{dataset.path} is no longer the data set that the run was trained on: it holds {len(dataset):,} images, "
+            f"and held {trained.state.dataset['num_images']:,} others; --data names another place",
+            Notice,
+            stacklevel=2,
+        )
     if split is None:
-        split = trained.state.config.data.split if trained_on(trained.state, dataset) else "all"
+        split = trained.state.config.data.split if known else "all"
     return Trained(**vars(trained), dataset=dataset, split=split, indices=dataset.split(split))

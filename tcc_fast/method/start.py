@@ -32,8 +32,18 @@ def evenly_spread(num_images: int, limit: int = MAX_IMAGES) -> list[int]:
 def kmeans_centres(features: Tensor, num_clusters: int, restarts: int, seed: int) -> Tensor:
     """Centres of the best of ``restarts`` k-means runs: (n, d) float32 on the CPU, n at least K, to (K, d)."""
     from sklearn.cluster import KMeans  # takes a second, and not every run comes here
+    from sklearn.exceptions import ConvergenceWarning
 
-    kmeans = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(features.numpy().astype(np.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in words of ours
+        kmeans = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(features.numpy().astype(np.float64))
+    if (found := len(np.unique(kmeans.labels_))) < num_clusters:
+        warnings.warn(
+            f"a k-means can tell {found} clusters apart, where there are to be {num_clusters}: images are the same; "
+            f"set model.num_clusters={found} or less",
+            Notice,
+            stacklevel=2,
+        )
     return torch.from_numpy(kmeans.cluster_centers_).float()
 
 

@@ -62,7 +62,7 @@ def are_of_one_run(checkpoints: Iterable[Path]) -> bool:
     found = [checkpoint.resolve() for checkpoint in checkpoints]
     if twice := next((one for one in found if found.count(one) > 1), None):
         raise ValueError(
-            f"the same checkpoint is named twice: {twice} (checkpoints/best is a link to one): name each once"
+            f"the same checkpoint is named twice: {twice} (checkpoints/best and runs/latest are links): name each once"
         )
     runs = {checkpoint.parent for checkpoint in found}
     if 1 < len(runs) < len(found):

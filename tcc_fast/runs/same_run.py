@@ -65,7 +65,10 @@ def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: D
     differing = differing_settings(saved.config, config)
     if fixed := [key for key in differing if key not in _CHANGEABLE_KEYS]:
         changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fixed)
-        raise ValueError(f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out")
+        raise ValueError(
+            f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out, whose first "
+            f"weights may be these: train.init={checkpoint}"
+        )
     return [f"{key} is {new[key]!r} from here on, and was {old[key]!r}" for key in differing]
 
 

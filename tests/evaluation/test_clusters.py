@@ -20,8 +20,10 @@ from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.datasets.escape import unescape_name
 from tcc_fast.evaluation.clusters import GAP, THUMBNAIL, contact_sheet, write_clusters
 from tcc_fast.evaluation.evaluate import evaluate
+from tcc_fast.evaluation.sort import link_by_cluster
 from tcc_fast.train import train
 from tests.conftest import TINY
+from tests.method.test_step import fresh_accelerate
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +175,7 @@ def photographs(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("formats", ["tar", "files"])
-def test_sorted_folders_link_every_image_below_its_cluster(run: Path, tmp_path: Path, formats: str) -> None:
+def test_sorted_folders_link_every_image_of_a_cluster(run: Path, tmp_path: Path, formats: str) -> None:
     raw = photographs(tmp_path / "raw")
     convert("folder", tmp_path / "set", raw, formats=formats, short_side=0, progress=False)
     command = ["assign", "--ckpt", str(run), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "new.csv")]
@@ -181,10 +183,15 @@ def test_sorted_folders_link_every_image_below_its_cluster(run: Path, tmp_path: 
     CliRunner().invoke(app, [*command, "--sort", str(tmp_path / "sorted"), *known], catch_exceptions=False)
     rows = rows_of(tmp_path / "new.csv")
     assert len(rows) == 8
+    wanted = set()
     for row in rows:
-        name = os.fsencode(unescape_name(row["source"]))
-        link = os.path.join(os.fsencode(tmp_path / "sorted" / f"cluster-{row['cluster']}"), name)
-        assert os.readlink(link) == os.path.join(os.fsencode(raw), name)
+        file = os.path.join(os.fsencode(raw), os.fsencode(unescape_name(row["source"])))
+        wanted.add((os.fsencode(f"cluster-{row['cluster']}"), file))
+    there = os.fsencode(tmp_path / "sorted")
+    found = [
+        (k, os.path.join(there, k, name)) for k in os.listdir(there) for name in os.listdir(os.path.join(there, k))
+    ]
+    assert {(k, os.readlink(link)) for k, link in found} == wanted
     links = [file for _, _, files in os.walk(tmp_path / "sorted") for file in files]
     assert len(links) == 8
     for inside in (raw / "sorted", raw / "a" / "sorted"):  # where convert would find the images again
@@ -193,6 +200,62 @@ def test_sorted_folders_link_every_image_below_its_cluster(run: Path, tmp_path: 
     with pytest.raises(ValueError, match=r"sorted: it is there and not an empty folder"):
         CliRunner().invoke(app, [*command, "--sort", str(tmp_path / "sorted"), *known], catch_exceptions=False)
     assert len([file for _, _, files in os.walk(tmp_path / "sorted") for file in files]) == 8
+
+
+def test_files_of_one_name_lie_beside_each_other_the_surest_by_its_own(tmp_path: Path) -> None:
+    files = [b"/x/a/IMG.jpg", b"/x/b/IMG.jpg", b"/x/b/IMG (2).jpg", b"/x/c/IMG.jpg", None, b"/x/d/IMG.jpg", b"/x/bad"]
+    link_by_cluster(tmp_path, zip(files, [0, 0, 0, 0, 0, 11, -1], strict=True), 12)
+    assert sorted(os.listdir(tmp_path)) == ["cluster-00", "cluster-11"]
+    links = {name: os.readlink(tmp_path / "cluster-00" / name) for name in os.listdir(tmp_path / "cluster-00")}
+    assert links == {
+        "IMG.jpg": "/x/a/IMG.jpg",
+        "IMG (2).jpg": "/x/b/IMG.jpg",
+        "IMG (2) (2).jpg": "/x/b/IMG (2).jpg",
+        "IMG (3).jpg": "/x/c/IMG.jpg",
+    }
+
+
+def test_the_table_can_be_printed(run: Path, tmp_path: Path) -> None:
+    written = tmp_path / "a.csv"
+    command = ["assign", "--ckpt", str(run), "--out"]
+    CliRunner().invoke(app, [*command, str(written)], catch_exceptions=False)
+    printed = CliRunner().invoke(app, [*command, "-"], catch_exceptions=False)
+    assert printed.stdout == written.read_text()
+    assert "1,797 images in" in printed.stderr
+
+
+def test_pictures_are_not_written_over_nor_joined_by_sheets(run: Path, digits: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "mine.png"
+    Image.new("L", (3, 3)).save(picture)
+    before, data = picture.read_bytes(), digits
+    command = ["assign", "--ckpt", str(run), "--out"]
+    with pytest.raises(ValueError, match=r"mine\.png: is a picture, and would be written over"):
+        CliRunner().invoke(app, [*command, str(picture)], catch_exceptions=False)
+    with pytest.raises(ValueError, match=r"holds other pictures \('mine\.png'\)"):
+        CliRunner().invoke(app, [*command, str(tmp_path / "a.csv"), "--sheets", str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(ValueError, match=r"--out .*: holds other pictures"):
+        CliRunner().invoke(
+            app, ["train", "--config", "digits", "--data", str(data), "--out", str(tmp_path)], catch_exceptions=False
+        )
+    assert picture.read_bytes() == before
+
+
+def test_a_data_set_that_has_become_another_is_spoken_of(tmp_path: Path) -> None:
+    data = tmp_path / "set"
+    convert("folder", data, photographs(tmp_path / "raw"), progress=False)
+    small = ["model.num_clusters=2", "train.batch_size=4", "queue.instance_length=4"]
+    with fresh_accelerate():
+        train(
+            load_config("digits", [*TINY, "start.method=none", *small]),
+            data,
+            tmp_path / "run",
+            say=lambda sentence: None,
+        )
+    (tmp_path / "raw" / "one more.png").write_bytes(next((tmp_path / "raw").rglob("*.png")).read_bytes())
+    convert("folder", data, tmp_path / "raw", overwrite=True, progress=False)
+    with pytest.warns(RuntimeWarning, match="no longer the data set that the run was trained on: it holds 9 .* held 8"):
+        write_clusters(tmp_path / "run", tmp_path / "a.csv")
+    write_clusters(tmp_path / "run", tmp_path / "b.csv", data)  # asked for
 
 
 def test_what_cannot_be_sorted_is_said_before_the_work(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""The user's own pictures: not written over, and nothing is put among them that the next `convert` would find there."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from pathlib import Path
+
+from tcc_fast.datasets.sniff import HEAD_BYTES, sniff
+
+LOOKED_AT = 1000
+"""Files of a folder that are looked at."""
+
+
+def is_picture(file: Path) -> bool:
+    """Whether a file holds an image, by its first bytes."""
+    try:
+        with file.open("rb") as stream:
+            return sniff(stream.read(HEAD_BYTES)) != (None, "")
+    except OSError:
+        return False
+
+
+def refuse_picture(file: Path) -> None:
+    """Raise `ValueError` if what is to be written to would replace an image."""
+    if file.is_file() and is_picture(file):
+        raise ValueError(f"{file}: is a picture, and would be written over; name another file")
+
+
+def refuse_pictures(option: str, folder: Path, but: str = "(?!)") -> None:
+    """Raise `ValueError` if a folder for results holds images already, ``but`` those whose names match all of it."""
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, LOOKED_AT):
+            if entry.is_file() and not re.fullmatch(but, entry.name) and is_picture(Path(entry.path)):
+                raise ValueError(f"{option} {folder}: holds other pictures ({entry.name!r}); name another folder")
