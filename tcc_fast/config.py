@@ -149,9 +149,12 @@ def _explain(error: ErrorDetails) -> str:
         hint = f"; did you mean {meant[0]!r}?" if meant else ""
         return f"unknown config key {key!r}{hint}" + ("" if hint else f"; known here: {', '.join(there)}")
     if error["type"] == "tuple_type":
-        given = str(error["input"]).strip(" ()").replace(" ", "")
+        given = str(error["input"]).strip(" ()[]").replace(" ", "")
         example = ",".join(f"{value:g}" for value in operator.attrgetter(key)(Config()))
         return f"config key {key!r} is a list: write {key}=[{given if ',' in given else example}]"
+    if error["type"] in ("model_type", "dict_type"):
+        hint = "must hold settings, each as `name: value` in a line of its own"
+        return f"config section {key!r} {hint}, got {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if error["type"] == "value_error":  # raised by a validator of tcc_fast.settings, and complete as it is

@@ -101,6 +101,8 @@ def test_a_run_may_be_called_by_a_number_or_a_date(name: str) -> None:
         (["augment.crop_area=[0.9, 1.2]"], "crop_area must not exceed 1"),
         (["augment.crop_area=0.3,1"], "config key 'augment.crop_area' is a list: write augment.crop_area=[0.3,1]"),
         (["augment.zoom=(0.9, 1.1)"], "write augment.zoom=[0.9,1.1]"),
+        (["augment.crop_area=[0.5,1"], "write augment.crop_area=[0.5,1]"),
+        (["train=5"], "config section 'train' must hold settings, each as `name: value` in a line of its own, got 5"),
         (["optim.milestones=0.5,0.7,0.9"], "write optim.milestones=[0.5,0.7,0.9]"),
         (["augment.crop_area=wide"], "'augment.crop_area' is a list: write augment.crop_area=[0.2,1]"),
         (["augment.zoom=0.9"], "'augment.zoom' is a list: write augment.zoom=[1,1]"),

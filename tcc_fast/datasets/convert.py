@@ -89,6 +89,8 @@ class ConversionReport:
             self._files_line(),
             self._images_line(),
         ]
+        if alike := _alike(classes or ()):
+            lines.append(f"classes whose names differ in case only: {', '.join(alike)}; rename folders if they are one")
         if self.num_copies:
             lines.append(f"copies: {self.num_copies} of the images are the same as an earlier one, byte by byte")
         if self.num_cropped:
@@ -114,6 +116,12 @@ class ConversionReport:
             return line + "none was encoded anew as JPEG"
         loss = "which lost nothing" if self.psnr is None else f"PSNR {self.psnr:.1f} dB against the pixels encoded"
         return f"{line}{self.num_encoded} encoded anew as JPEG of quality {self.manifest.geometry.quality}, {loss}"
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """Those that are the same but for upper and lower case."""
+    count = collections.Counter(name.casefold() for name in names)
+    return [name for name in names if count[name.casefold()] > 1]
 
 
 def convert(
@@ -248,13 +256,13 @@ def _fill(
         others = f", only {writer.num_passed_over} other file(s)" if writer.num_passed_over else ""
         raise ValueError(f"{writer.name}: the source holds no image{others}")
     what = "no image could be read" if writer.num_images == 0 else "too many files were rejected"
-    so_far = " so far, where it ended," if isinstance(max_rejected, int) else ""
+    so_far = ", as far as it came" if isinstance(max_rejected, int) else ""
     remedy = "mend or remove them, or allow more with --max-rejected"
     if rejected[NEEDS_CONVERSION]:
         remedy = "leave --formats files out, which takes only images that need no conversion; or " + remedy
     raise ValueError(
-        f"{writer.name}: {what}: {writer.num_rejected} of {seen} files{so_far} were rejected where {limit:g} may be "
-        f"({_table(rejected)}); they are listed in {writer.keep_rejected()}: {remedy}"
+        f"{writer.name}: {what}: {writer.num_rejected} of {seen} files were rejected where {limit:g} may be "
+        f"({_table(rejected)}); they are listed in {writer.keep_rejected()}{so_far}: {remedy}"
     )
 
 
