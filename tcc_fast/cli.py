@@ -206,7 +206,14 @@ def evaluate_command(
     """Evaluate the clusters of a checkpoint, or of several."""
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.evaluate import evaluate, write_confusion
-    from tcc_fast.evaluation.report import course, show_course, show_evaluation, show_summary, summarise_runs
+    from tcc_fast.evaluation.report import (
+        course,
+        refuse_different_images,
+        show_course,
+        show_evaluation,
+        show_summary,
+        summarise_runs,
+    )
     from tcc_fast.runs.checkpoint_folder import are_of_one_run, find_checkpoint
 
     runs = [*(ckpt or ()), *(more or ())]
@@ -223,6 +230,8 @@ def evaluate_command(
     baselines = tuple(name for name, wanted in chosen.items() if wanted)
     console = Console(highlight=False)
     of_one_run = are_of_one_run(map(find_checkpoint, runs)) and len(runs) > 1  # refused now, not after all the work
+    if len(runs) > 1 and not of_one_run and data is None and split is None:
+        refuse_different_images(map(find_checkpoint, runs))
     results = []
     is_main = processes().is_main_process  # several processes share the images; one says what came of it
     for one in runs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from tcc_fast.evaluation.label_free import describe_scores
 from tcc_fast.evaluation.metrics import Scores
 from tcc_fast.evaluation.paper import Published, published
 from tcc_fast.runs.checkpoint_folder import are_of_one_run
+from tcc_fast.runs.run_state import read_state
 
 METRICS = ("acc", "nmi", "ari")
 BASELINE_NAMES = {
@@ -126,6 +128,16 @@ COMMON = ("dataset", "split", "n", "n_labelled", "num_clusters", "num_classes")
 """What the same images and the same K have in common."""
 
 
+DIFFERENT_IMAGES = "these checkpoints are of different images: give --data to use one data set for all"
+
+
+def refuse_different_images(checkpoints: Iterable[Path]) -> None:
+    """Raise `ValueError`, before any work, if runs were trained on different images, which have no mean in common."""
+    states = [read_state(checkpoint) for checkpoint in checkpoints]
+    if len({(one.dataset["name"], one.dataset["num_images"], one.config.data.split) for one in states}) > 1:
+        raise ValueError(DIFFERENT_IMAGES)
+
+
 def summarise_runs(results: list[Evaluation]) -> dict[str, Any]:
     """Evaluations of several runs as plain data: mean and sample standard deviation of each score, then each run.
 
@@ -135,9 +147,7 @@ def summarise_runs(results: list[Evaluation]) -> dict[str, Any]:
     if len(results) > 1 and are_of_one_run(result.checkpoint for result in results):
         raise ValueError("these are moments of one run, whose mean and deviation would say nothing of others")
     if len({(result.dataset, result.split, result.n, result.n_labelled) for result in results}) > 1:
-        raise ValueError(
-            "these checkpoints were evaluated on different images: give --data to use one data set for all"
-        )
+        raise ValueError(DIFFERENT_IMAGES)
     every = [result.to_json() for result in results]
     summary: dict[str, Any] = {name: every[0][name] for name in COMMON}
     for name in (*METRICS, "acc_majority"):

@@ -40,6 +40,12 @@ def dataset(raw: Path, tmp_path: Path) -> Dataset:
     return open_dataset(tmp_path / "packed")
 
 
+def test_where_most_images_need_conversion_that_is_what_is_advised(raw: Path, tmp_path: Path) -> None:
+    advised = r"needs conversion: 2.* listed in .*: leave --formats files out, .*; or mend or remove them"
+    with pytest.raises(ValueError, match=advised):
+        convert("folder", tmp_path / "packed", raw, formats="files", workers=1, max_rejected=0.1, progress=False)
+
+
 def originals(raw: Path) -> list[Path]:
     return sorted((path for path in raw.glob("*/*") if path.stem not in ("cmyk", "turned")), key=lambda p: bytes(p))
 

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 from sklearn.cluster import KMeans
+from typer.testing import CliRunner
 
+from tcc_fast.cli import app
 from tcc_fast.config import load_config
 from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.datasets.manifest import UNLABELLED
@@ -233,6 +235,19 @@ def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
     assert [run["seed"] for run in summary["runs"]] == [0, 1]
     with pytest.raises(ValueError, match="different images"):
         summarise_runs([one, replace(other, n=3)])
+
+
+def test_runs_on_different_images_are_refused_before_any_is_evaluated(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "other", symlinks=True)
+    monkeypatch.setattr("tcc_fast.evaluation.evaluate.evaluate", lambda *_: pytest.fail("the work has begun"))
+    state = find_checkpoint(tmp_path / "other") / "state.json"
+    content = json.loads(state.read_text())
+    content["dataset"]["num_images"] += 1
+    state.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="are of different images: give --data"):
+        CliRunner().invoke(app, ["eval", str(run), str(tmp_path / "other")], catch_exceptions=False)
 
 
 def test_checkpoints_of_one_run_are_its_course(run: Path) -> None:
