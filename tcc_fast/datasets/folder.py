@@ -130,7 +130,10 @@ def _find_layout(src: Path, labels: LabelMode) -> Layout:
     tops, loose = _folders_with_images(src, depth=1)
     are_splits = loose is None and bool(tops) and all(name.lower() in SPLIT_NAMES for name in tops)
     if labels == "folders" or not are_splits:
-        return Layout((), *_classes(src, labels, tops, loose, " (--labels folders overrides)"))
+        classes, note = _classes(src, labels, tops, loose, " (--labels folders overrides)")
+        if loose is not None and any(name.lower() in SPLIT_NAMES for name in os.listdir(os.fsencode(src))):
+            note += " Nor are there splits, for the same reason."
+        return Layout((), classes, note)
     splits = tuple(tops)
     below, loose = _folders_with_images(src, depth=2)
     names = sorted({path.partition(b"/")[2] for path in below})
