@@ -399,5 +399,5 @@ def _check_folders(*files: Path | None) -> None:
             raise ValueError(f"{file}: is a folder; name a file to write")
         if file is not None:
             refuse_picture(file)
-            if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+            if not (os.access(file.absolute().parent, os.W_OK) or os.access(file, os.W_OK)):
                 raise ValueError(f"{file}: cannot be written there; name another place")

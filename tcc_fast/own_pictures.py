@@ -14,10 +14,10 @@ LOOKED_AT = 1000
 
 
 def is_picture(file: Path) -> bool:
-    """Whether a file holds an image, by its first bytes."""
+    """Whether a file holds an image that `convert` would take, by its first bytes."""
     try:
         with file.open("rb") as stream:
-            return sniff(stream.read(HEAD_BYTES)) != (None, "")
+            return sniff(stream.read(HEAD_BYTES))[0] is not None
     except OSError:
         return False
 
