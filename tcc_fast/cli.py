@@ -399,5 +399,8 @@ def _check_folders(*files: Path | None) -> None:
             raise ValueError(f"{file}: is a folder; name a file to write")
         if file is not None:
             refuse_picture(file)
-            if not (os.access(file.absolute().parent, os.W_OK) or os.access(file, os.W_OK)):
+            written = (
+                file if file.exists() and not file.is_file() else file.resolve().parent
+            )  # as `write_whole` does it
+            if not os.access(written, os.W_OK):
                 raise ValueError(f"{file}: cannot be written there; name another place")

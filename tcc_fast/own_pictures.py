@@ -16,6 +16,8 @@ LOOKED_AT = 1000
 def is_picture(file: Path) -> bool:
     """Whether a file holds an image that `convert` would take, by its first bytes."""
     try:
+        if not file.is_file():  # a pipe is not waited for
+            return False
         with file.open("rb") as stream:
             return sniff(stream.read(HEAD_BYTES))[0] is not None
     except OSError:
@@ -24,7 +26,7 @@ def is_picture(file: Path) -> bool:
 
 def refuse_picture(file: Path) -> None:
     """Raise `ValueError` if what is to be written to would replace an image."""
-    if file.is_file() and is_picture(file):
+    if is_picture(file):
         raise ValueError(f"{file}: is a picture, and would be written over; name another file")
 
 
@@ -34,5 +36,5 @@ def refuse_pictures(option: str, folder: Path, but: str = "(?!)") -> None:
         return
     with os.scandir(folder) as entries:
         for entry in itertools.islice(entries, LOOKED_AT):
-            if entry.is_file() and not re.fullmatch(but, entry.name) and is_picture(Path(entry.path)):
+            if not re.fullmatch(but, entry.name) and is_picture(Path(entry.path)):
                 raise ValueError(f"{option} {folder}: holds other pictures ({entry.name!r}); name another folder")

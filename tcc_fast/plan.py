@@ -68,10 +68,10 @@ def _beginning(
     name = read_manifest(data)[0].name
     config = config or (name if name in built_in_names() else "folder")
     settings = load_config(config, overrides)
-    if out is not None:
-        refuse_pictures("--out", out)
-    else:
+    if out is None:
         out = RUNS / f"{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    elif not _begun(out):
+        refuse_pictures("--out", out)
     return Plan(settings, data, out, "auto" if resume else "no", None)
 
 

@@ -23,6 +23,7 @@ def test_results_may_be_written_anew_and_pipes_are_not_waited_for(tmp_path: Path
         (tmp_path / name).write_text(content)
         refuse_picture(tmp_path / name)
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
     refuse_picture(tmp_path / "pipe")
     refuse_picture(tmp_path / "nothing")
     refuse_pictures("--out", tmp_path)

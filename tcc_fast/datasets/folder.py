@@ -131,8 +131,9 @@ def _find_layout(src: Path, labels: LabelMode) -> Layout:
     are_splits = loose is None and bool(tops) and all(name.lower() in SPLIT_NAMES for name in tops)
     if labels == "folders" or not are_splits:
         classes, note = _classes(src, labels, tops, loose, " (--labels folders overrides)")
-        if loose is not None and any(name.lower() in SPLIT_NAMES for name in os.listdir(os.fsencode(src))):
-            note += " Nor are there splits, for the same reason."
+        there = (name for name in os.listdir(os.fsencode(src)) if os.path.isdir(os.path.join(os.fsencode(src), name)))
+        if loose is not None and any(name.lower() in SPLIT_NAMES for name in there):
+            note += f" Splits: none, since {escape_name(_text(loose))!r} lies in no sub-folder."
         return Layout((), classes, note)
     splits = tuple(tops)
     below, loose = _folders_with_images(src, depth=2)

@@ -110,8 +110,8 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str | None =
     known = trained_on(trained.state, dataset)
     if not known and data is None and rank() == 0:
         warnings.warn(
-            f"{dataset.path} is no longer the data set that the run was trained on: it holds {len(dataset):,} images, "
-            f"and held {trained.state.dataset['num_images']:,} others; --data names another place",
+            f"{dataset.path} is no longer the data set that the run was trained on: its images or their form "
+            f"have changed ({trained.state.dataset['num_images']:,} then, {len(dataset):,} now); --data names another",
             Notice,
             stacklevel=2,
         )

@@ -40,7 +40,7 @@ def kmeans_centres(features: Tensor, num_clusters: int, restarts: int, seed: int
     if (found := len(np.unique(kmeans.labels_))) < num_clusters:
         warnings.warn(
             f"a k-means can tell {found} clusters apart, where there are to be {num_clusters}: images are the same; "
-            f"set model.num_clusters={found} or less",
+            + (f"set model.num_clusters={found} or less" if found > 1 else "there is nothing to cluster"),
             Notice,
             stacklevel=2,
         )

@@ -60,7 +60,7 @@ def test_classes_from_sub_folders(tmp_path: Path, png: bytes) -> None:
         (["a/1", "b/2"], "folders", ("a", "b"), "2 classes"),
         (["a/1", "b/2"], "none", None, "as asked"),
         (["a/1", "b/2", "3"], "auto", None, "'3' lies in no sub-folder"),
-        (["train/cat/1", "val/cat/2", "3"], "auto", None, "Nor are there splits, for the same reason."),
+        (["train/cat/1", "val/cat/2", "3"], "auto", None, "Splits: none, since '3' lies in no sub-folder."),
         (["a/1", "a/b/2"], "auto", None, "only 'a' holds images"),
         (["a/1", "a/b/2"], "folders", ("a",), "1 classes"),
         (["1"], "auto", None, "'1' lies in no sub-folder"),
