@@ -195,7 +195,7 @@ def open_session(
     dtype = computing.view_dtype(precision == "bf16")
     compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
-    why_not_compiled = _why_not_compiled(config.train.compile, device)
+    why_not_compiled = _why_not_compiled(config.train.compile, compiling, device)
     computing.tune(device, precision)
     init = find_init(config.train.init) if config.train.init and not saved else None
     model = _first_model(config, init, say if accelerator.is_main_process else lambda sentence: None)
@@ -258,12 +258,11 @@ def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
     return accelerator
 
 
-def _why_not_compiled(choice: str, device: torch.device) -> str | None:
+def _why_not_compiled(choice: str, compiling: str, device: torch.device) -> str | None:
     """What a user of a GPU should know of `train.compile=auto`, if it is off. A matter of all ranks."""
-    if choice != "auto" or device.type != "cuda":
+    if (choice, compiling, device.type) != ("auto", "off", "cuda"):
         return None
-    lacking = computing.compiler_lacks(device)
-    return f"steps are not compiled for want of {lacking}: slower, but the same" if lacking else None
+    return f"steps are not compiled for want of {computing.compiler_lacks(device)}: slower, but the same"
 
 
 def _why_this_precision(choice: str, precision: str, device: torch.device) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tcc_fast.own_pictures import refuse_picture, refuse_pictures
+from tcc_fast.own_pictures import is_picture, refuse_picture, refuse_pictures
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"])
@@ -21,11 +21,11 @@ def test_a_picture_is_kept_whatever_its_name(kind: str, tmp_path: Path) -> None:
 def test_results_may_be_written_anew_and_pipes_are_not_waited_for(tmp_path: Path) -> None:
     for name, content in (("plot.svg", "<svg></svg>"), ("a.csv", "index,source\n"), ("a.png", "")):
         (tmp_path / name).write_text(content)
-        refuse_picture(tmp_path / name)
+        assert not is_picture(tmp_path / name)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
-    refuse_picture(tmp_path / "pipe")
-    refuse_picture(tmp_path / "nothing")
+    assert not is_picture(tmp_path / "pipe")
+    assert not is_picture(tmp_path / "nothing")
     refuse_pictures("--out", tmp_path)
     refuse_pictures("--out", tmp_path / "nowhere")
 

@@ -141,8 +141,6 @@ def test_all_ranks_begin_with_the_main_ones_networks(
 
 def test_a_user_of_gpus_is_told_why_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, why = torch.device("cuda", 0), session_module._why_not_compiled
-    monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: None)
-    assert why("auto", gpu) is None
     monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: "Triton")
-    assert why("auto", gpu) == "steps are not compiled for want of Triton: slower, but the same"
-    assert why("on", gpu) is why("off", gpu) is why("auto", torch.device("cpu")) is None
+    assert why("auto", "off", gpu) == "steps are not compiled for want of Triton: slower, but the same"
+    assert why("auto", "on", gpu) is why("off", "off", gpu) is why("auto", "off", torch.device("cpu")) is None

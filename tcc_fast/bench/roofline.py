@@ -21,8 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tcc_fast.bench.rounds import synchronise
 from tcc_fast.bench.single_process import SingleProcess
+from tcc_fast.method.model import Outputs
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.settings import Config
+
+COUNTED = 2
+"""Images that the network's work is counted on; it is proportional to their number."""
 
 
 @dataclass(frozen=True)
@@ -98,33 +102,50 @@ def count_work(config: Config, build: Callable[[], nn.Module], bf16: bool) -> di
     """
     assert config.model.num_clusters is not None
     size, batch = config.data.image_size, config.train.batch_size
-    with FakeTensorMode():  # tensors have shapes there, and no numbers
-        model: Any = build()
-        queues = build_queues(config, config.model.num_clusters)
-        step = TrainingStep(config, model, model, queues, torch.optim.SGD(model.parameters(), 0.1), SingleProcess("no"))
-        views = torch.empty(batch, 3, size, size)
-        with Elements(model) as elements:
-            forward, outputs = counted(lambda: step.online(views, None, True))
-        with torch.no_grad():
-            momentum = step.online(views, None, True)
-        losses, (result, _) = counted(lambda: step.compare(outputs, momentum, 0.5, True))
-        backward, _ = counted(result.loss.backward)
+    model: Any = build()
+    with Elements(model) as elements:
+        forward, outputs = counted(lambda: model(torch.randn(COUNTED, 3, size, size), None, True))
+    back, _ = counted(sum(output.sum() for output in outputs).backward)
+    losses, losses_back = count_losses(config, outputs)
     directions = 2 if config.loss.symmetric else 1
+    scale = directions * batch / COUNTED
     of_element = 2 if bf16 else 4
     parameters = sum(parameter.numel() for parameter in model.parameters())
     passes = 3 if config.optim.name == "sgd" else 4  # parameter, gradient, moments
     logits = 4 * directions * batch * config.queue.instance_length
+    queue = config.queue.instance_length * config.model.feature_dim
     stored = 3 * size * size * batch
     return {
         "augment": Work(bytes=stored + 2 * stored * of_element),
-        "momentum forward": Work(directions * forward, directions * of_element * elements.forward),
-        "online forward": Work(directions * forward, directions * of_element * elements.forward),
+        "momentum forward": Work(scale * forward, scale * of_element * elements.forward),
+        "online forward": Work(scale * forward, scale * of_element * elements.forward),
         # Q is read, and its logits are written and read again.
-        "losses and queues": Work(directions * losses, 4 * queues.instance.keys.numel() + 2 * logits),
-        "backward": Work(directions * backward, directions * of_element * elements.backward + 2 * logits),
+        "losses and queues": Work(directions * losses, 4 * queue + 2 * logits),
+        "backward": Work(scale * back + directions * losses_back, scale * of_element * elements.backward + 2 * logits),
         "optimiser": Work(bytes=4 * parameters * (2 * passes - 1)),  # all is read, and all but the gradient written
         "EMA": Work(bytes=4 * parameters * 3),
     }
+
+
+def count_losses(config: Config, outputs: Outputs) -> tuple[int, int]:
+    """Floating-point operations of equations (4) to (9) and of their backward pass, of one direction.
+
+    Some of them do not grow with the batch, so they are counted at its size, of tensors that have no numbers.
+
+    Args:
+        config: K must be set.
+        outputs: of the network, on any number of images.
+    """
+    assert config.model.num_clusters is not None
+    with FakeTensorMode():
+        queues = build_queues(config, config.model.num_clusters)
+        step = TrainingStep(config, nn.Identity(), nn.Identity(), queues, None, SingleProcess("no"))  # type: ignore[arg-type]
+        shapes = [(config.train.batch_size, output.shape[1]) for output in outputs]
+        online = Outputs(*(torch.empty(shape, requires_grad=True) for shape in shapes))
+        momentum = Outputs(*(torch.empty(shape) for shape in shapes))
+        forward, (result, _) = counted(lambda: step.compare(online, momentum, 0.5, True))
+        backward, _ = counted(result.loss.backward)
+    return forward, backward
 
 
 def counted(work: Callable[[], Any]) -> tuple[int, Any]:

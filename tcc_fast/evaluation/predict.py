@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,17 +82,25 @@ class Predictor:
 
     def _views(self, images: Iterable[Source], batch_size: int) -> Iterator[Tensor]:
         """Batches of at most ``batch_size`` views, (B, 3, S, S), on the device."""
-        numbered = enumerate(images)
-        with ThreadPoolExecutor(default_workers()) as threads:
-            while batch := list(itertools.islice(numbered, batch_size)):
-                for _, image in batch:
-                    if isinstance(image, Image.Image):
-                        image.load()  # not by two threads, if it is there twice
-                yield torch.cat(list(threads.map(self._view, batch)))
+        each = self._each_view(images)
+        while batch := list(itertools.islice(each, batch_size)):
+            yield torch.cat(batch)
 
-    def _view(self, numbered: tuple[int, Source]) -> Tensor:
-        """(1, 3, S, S) on the device, of an image and its place among all."""
-        place, image = numbered
+    def _each_view(self, images: Iterable[Source]) -> Iterator[Tensor]:
+        """The view of each image, (1, 3, S, S). A few are decoded at a time, and few are there at their full size."""
+        workers, waiting = default_workers(), deque[Future[Tensor]]()
+        with ThreadPoolExecutor(workers) as threads:
+            for place, image in enumerate(images):
+                if isinstance(image, Image.Image):
+                    image.load()  # not by two threads, if it is there twice
+                waiting.append(threads.submit(self._view, image, place))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _view(self, image: Source, place: int) -> Tensor:
+        """(1, 3, S, S) on the device; ``place`` is the image's among all."""
         pixels = torch.from_numpy(_pixels(image, place, 2 * self.image_size)).to(self.trained.device)
         return whole_view(pixels.permute(2, 0, 1).unsqueeze(0), self.image_size, self._mean, self._std)
 

@@ -12,6 +12,9 @@ from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.escape import escape_name, unescape_name
 from tcc_fast.notice import Notice
 
+LONGEST_NAME = 255
+"""Bytes of a file's name that the file systems of Linux take."""
+
 
 def source_folder(dataset: Dataset, src: Path | None) -> bytes:
     """The folder that was converted, as an absolute path.
@@ -91,10 +94,12 @@ def link_by_cluster(folder: Path, files: Iterable[tuple[bytes | None, int]], num
         if k >= 0 and file is not None:
             place = os.fsencode(folder / f"cluster-{k:0{digits}}")
             os.makedirs(place, exist_ok=True)
-            plain = link = os.path.join(place, os.path.basename(file))
+            name = os.path.basename(file)
+            plain = link = os.path.join(place, name)
             while link in taken:
                 same[plain] += 1
-                stem, extension = os.path.splitext(plain)
-                link = b"%s (%d)%s" % (stem, same[plain] + 1, extension)
+                stem, extension = os.path.splitext(name)
+                ending = b" (%d)%s" % (same[plain] + 1, extension[: LONGEST_NAME // 2])
+                link = os.path.join(place, stem[: LONGEST_NAME - len(ending)] + ending)
             taken.add(link)
             os.symlink(file, link)

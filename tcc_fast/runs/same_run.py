@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tcc_fast.datasets import Dataset
+from tcc_fast.runs.first_weights import OF_NETWORK
 from tcc_fast.runs.run_state import RunState
 from tcc_fast.settings import Config
 
@@ -65,9 +66,10 @@ def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: D
     differing = differing_settings(saved.config, config)
     if fixed := [key for key in differing if key not in _CHANGEABLE_KEYS]:
         changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fixed)
+        of_network = {f"model.{name}" for name in OF_NETWORK}
+        weights = "" if of_network & set(fixed) else f", whose first weights may be these: train.init={checkpoint}"
         raise ValueError(
-            f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out, whose first "
-            f"weights may be these: train.init={checkpoint}"
+            f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out{weights}"
         )
     return [f"{key} is {new[key]!r} from here on, and was {old[key]!r}" for key in differing]
 

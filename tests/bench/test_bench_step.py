@@ -320,6 +320,24 @@ def test_the_work_of_a_linear_encoder_is_that_of_its_products() -> None:
     assert count_work(settings, build, bf16=True)["online forward"].bytes == 2 * elements
 
 
+def test_the_work_of_an_encoder_that_reads_numbers_is_counted() -> None:
+    """As many of users' do: a number of a tensor while it is built, a constant of its module."""
+    settings = load_config("digits", [*SETTINGS, "loss.symmetric=false"])
+    constant = torch.full((1, 3, 1, 1), 0.5)
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.linspace(0, 1, 3)[1].item()
+            self.linear = nn.Linear(3 * 8 * 8, settings.model.feature_dim)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.linear(((x - constant) * self.scale).flatten(1))
+
+    work = count_work(settings, lambda: TCC(settings.model, settings.loss, Own()), bf16=False)
+    assert work["online forward"].flops >= 2 * BATCH * 3 * 8 * 8 * settings.model.feature_dim
+
+
 def test_symmetric_training_is_twice_the_forward_work(settings: Config) -> None:
     def forward(symmetric: str) -> float:
         config = load_config("digits", [*SETTINGS, f"loss.symmetric={symmetric}"])

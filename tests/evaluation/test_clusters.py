@@ -215,6 +215,14 @@ def test_files_of_one_name_lie_beside_each_other_the_surest_by_its_own(tmp_path:
     }
 
 
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "x." + "y" * 253], ids=["name", "extension"])
+def test_a_link_with_a_number_is_no_longer_than_a_name_may_be(name: str, tmp_path: Path) -> None:
+    files = [os.fsencode(f"/{folder}/{name}") for folder in "abc"]
+    link_by_cluster(tmp_path, [(file, 0) for file in files], 2)
+    links = os.listdir(tmp_path / "cluster-0")
+    assert {os.fsencode(os.readlink(tmp_path / "cluster-0" / link)) for link in links} == set(files)
+
+
 def test_the_table_can_be_printed(run: Path, tmp_path: Path) -> None:
     written = tmp_path / "a.csv"
     command = ["assign", "--ckpt", str(run), "--out"]

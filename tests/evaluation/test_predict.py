@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from tcc_fast.config import load_config
+from tcc_fast.cores import default_workers
 from tcc_fast.datasets import convert, open_dataset
 from tcc_fast.evaluation import predict as predict_module
 from tcc_fast.evaluation.predict import Predictor
@@ -156,3 +159,20 @@ def test_many_files_are_decoded_at_once_in_their_order_and_the_first_bad_one_is_
         files[number].write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"2\.png: not an image"):
         predictor(files)
+
+
+def test_few_images_are_there_at_once(predictor: Predictor) -> None:
+    """Of a generator's: what has become a view is let go of."""
+    alive: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def images() -> Iterator[Image.Image]:
+        nonlocal most
+        for number in range(40):
+            image = Image.new("L", (9, 9), number)
+            alive.append(weakref.ref(image))
+            most = max(most, sum(one() is not None for one in alive))
+            yield image
+
+    assert len(predictor(images()).cluster) == 40
+    assert most <= default_workers() + 3

@@ -527,7 +527,9 @@ def test_parts_cover_everything_once(count: int, total: int, largest: int | None
 def test_threads_work_at_the_same_time() -> None:
     threads = Threads(2)
     both = threading.Barrier(2, timeout=30)
-    threads.parallel_for(lambda start, stop: both.wait() and None, 2)
+    met: list[int] = []
+    threads.parallel_for(lambda start, stop: met.append(both.wait()), 2)
+    assert sorted(met) == [0, 1]
     threads.close()
 
 
