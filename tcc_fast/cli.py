@@ -221,7 +221,7 @@ def evaluate_command(
         raise ValueError("say which run to evaluate: tcc-fast eval --ckpt latest")
     if confusion is not None and len(runs) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
-    _check_folders(json_file, confusion)
+    _check_outputs(json_file, confusion)
     chosen = {
         "kmeans_features": kmeans_features,
         "spectral_features": spectral_features,
@@ -281,7 +281,7 @@ def assign_command(
     if len(named) != 1:
         raise ValueError("say which run has the clusters, once: tcc-fast assign --ckpt latest --out clusters.csv")
     piped = str(out) == "-"
-    _check_folders(None if piped else out, features)
+    _check_outputs(None if piped else out, features)
     results = {"--out": out, "--features": features, "--sheets": sheets, "--sort": sort}
     places = [place.absolute() for place in results.values() if place is not None]
     if len(set(places)) < len(places):
@@ -324,7 +324,7 @@ def bench_pipelines(
     from tcc_fast.bench.show import end_saying, say_on_stderr, show_comparison
 
     check_options(passes, seconds)
-    _check_folders(json_file, plot)
+    _check_outputs(json_file, plot)
     if plot is not None and plot.suffix != ".svg":
         raise ValueError(f"--plot {plot}: it draws SVG, so the name must end in .svg")
     names = PIPELINES if only is None else tuple(name.strip() for name in only.split(","))
@@ -368,7 +368,7 @@ def bench_step_command(
     from tcc_fast.bench.stepping import StepTask
 
     check_options(passes, seconds)
-    _check_folders(json_file)
+    _check_outputs(json_file)
 
     from tcc_fast.computing import compile_mode, resolve_precision, view_dtype
     from tcc_fast.datasets import open_dataset
@@ -390,17 +390,14 @@ def bench_step_command(
         write_whole(json_file, json.dumps(result, indent=1) + "\n")
 
 
-def _check_folders(*files: Path | None) -> None:
-    """Said now, not after minutes of work."""
-    for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
+def _check_outputs(*files: Path | None) -> None:
+    """Whether these can be written, and are no pictures: said now, not after minutes of work."""
+    for file in filter(None, files):
+        if not file.absolute().parent.is_dir():
             raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")
-        if file is not None and file.is_dir():
+        if file.is_dir():
             raise ValueError(f"{file}: is a folder; name a file to write")
-        if file is not None:
-            refuse_picture(file)
-            written = (
-                file if file.exists() and not file.is_file() else file.resolve().parent
-            )  # as `write_whole` does it
-            if not os.access(written, os.W_OK):
-                raise ValueError(f"{file}: cannot be written there; name another place")
+        refuse_picture(file)
+        in_place = file.exists() and not file.is_file()  # a pipe, as `write_whole` writes it
+        if not os.access(file if in_place else file.resolve().parent, os.W_OK):
+            raise ValueError(f"{file}: cannot be written there; name another place")

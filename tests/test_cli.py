@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from tcc_fast import __main__
@@ -294,6 +295,7 @@ def test_resume_auto_continues_a_run_with_its_own_settings_and_data(home: Path, 
     again = ["train", "--resume", "auto", "--out", "runs/one"]
     assert "continuing runs/one/checkpoints/step-000000014 at step 14 of 14" in type_in(*again)
     assert load_config("runs/one/config.yaml").loss.alpha == 0.3
+    Image.new("L", (4, 4)).save("runs/one/curve.png")  # of the user's, made of its metrics
     assert "continuing" in type_in(*again, "train.log_every=3", "loss.alpha=0.3")
     assert load_config("runs/one/config.yaml").train.log_every == 2  # by which it was trained, to its end
     with pytest.raises(ValueError, match=r"other settings: loss\.alpha was 0\.3, now 0\.4"):
