@@ -111,7 +111,7 @@ class TensorViews:
     ) -> None:
         self.recipe, self.image_size, self.dtype, self.device = recipe, image_size, dtype, device
         self.mean, self.std = mean.to(device), std.to(device)
-        self.products = torch.float16 if dtype == torch.bfloat16 else torch.float32  # finer than the views will be
+        self.products = torch.float32 if dtype == torch.float32 else torch.float16  # no coarser than the views will be
         self._make, self._end = self._make_views, self._finish_view
         if compiled:
             # Three channels are put side by side where they are made, not by a kernel that copies them there.

@@ -329,15 +329,15 @@ def bench_pipelines(
         raise ValueError(f"--plot {plot}: it draws SVG, so the name must end in .svg")
     names = PIPELINES if only is None else tuple(name.strip() for name in only.split(","))
 
-    from tcc_fast.computing import resolve_precision, view_dtype
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
     from tcc_fast.plan import plan_run
+    from tcc_fast.precision import resolve_precision
 
     plan = plan_run(config, data, None, None, overrides or [])
     device = processes().device
-    bf16 = resolve_precision(plan.config.train.precision, device) == "bf16"
-    task = Task(open_dataset(plan.data), plan.config, device, view_dtype(bf16))
+    precision = resolve_precision(plan.config.train.precision, device)
+    task = Task(open_dataset(plan.data), plan.config, device, precision)
     result = compare(task, openers(task, names), passes, seconds, say_on_stderr)
     end_saying()
     show_comparison(result, Console(highlight=False))
@@ -370,19 +370,19 @@ def bench_step_command(
     check_options(passes, seconds)
     _check_outputs(json_file)
 
-    from tcc_fast.computing import compile_mode, resolve_precision, view_dtype
+    from tcc_fast.computing import compile_mode
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
     from tcc_fast.plan import plan_run
+    from tcc_fast.precision import resolve_precision
     from tcc_fast.session import with_num_clusters
 
     plan = plan_run(config, data, None, None, overrides or [])
     device = processes().device
     dataset = open_dataset(plan.data)
     settings = with_num_clusters(plan.config, dataset)
-    bf16 = resolve_precision(settings.train.precision, device) == "bf16"
     compiling = compile_mode(settings.train.compile, device, 1)
-    task = Task(dataset, settings, device, view_dtype(bf16))
+    task = Task(dataset, settings, device, resolve_precision(settings.train.precision, device))
     result = bench_step(StepTask(task, compiling), passes, seconds, plain, say=say_on_stderr)
     end_saying()
     show_step(result, Console(highlight=False))

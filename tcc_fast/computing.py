@@ -1,4 +1,4 @@
-"""How a device computes: in which precision, how fast at which cost, and whether steps are compiled."""
+"""Whether steps are compiled, and how many threads what is computed beside them may have."""
 
 from __future__ import annotations
 
@@ -6,54 +6,12 @@ import importlib.util
 import os
 import shutil
 import sysconfig
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tcc_fast.cores import default_workers
 from tcc_fast.distributed import gather_objects
-
-
-def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> str:
-    """`bf16` or `fp32`. `auto` means what it was ``before``, or else bf16 where the device has arithmetic for it.
-
-    Elsewhere bf16 is two to six times slower than fp32 (CPUs), but what has begun in it is not computed otherwise.
-
-    Raises:
-        ValueError: it was bf16, and the device cannot compute in it at all.
-    """
-    if choice != "auto":
-        return choice
-    if before == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError(
-            f"the checkpoint was trained in bf16, which {device} cannot compute in: use another device, or the CPU "
-            "(ACCELERATE_USE_CPU=true)"
-        )
-    return before or ("bf16" if has_bf16(device) else "fp32")
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device has arithmetic for bf16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch before 2.12 does not say what the CPU can do: fp32 is never slow.
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def tune(device: torch.device, precision: str) -> None:
-    """Set what torch keeps for the whole process; nothing on a CPU.
-
-    Beside an encoder in bf16, what stays in fp32 (crops, contrasts) may round its factors to TF32, which has 3 bits
-    more. In fp32 nothing may, convolutions included, as they would by torch's default. Batches have one shape, so cuDNN
-    may look for its fastest convolutions once.
-    """
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if precision == "bf16" else "highest")
-        torch.backends.cudnn.allow_tf32 = precision == "bf16"
-        torch.backends.cudnn.benchmark = True
 
 
 def cpu_threads(device: torch.device) -> int | None:
@@ -62,11 +20,6 @@ def cpu_threads(device: torch.device) -> int | None:
     Beside a GPU its share of the cores, since launchers set OMP_NUM_THREADS to 1; else None: as many as that says.
     """
     return None if device.type == "cpu" else default_workers()
-
-
-def view_dtype(bf16: bool) -> torch.dtype:
-    """What views are made in, so that the first layer need not convert them."""
-    return torch.bfloat16 if bf16 else torch.float32
 
 
 def compile_mode(choice: str, device: torch.device, processes: int) -> str:

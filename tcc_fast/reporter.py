@@ -120,11 +120,12 @@ class Reporter:
         """Write a line on the steps since the last one, if there were any. Waits for the device.
 
         Raises:
-            NonFiniteLoss: a part of the loss is NaN or infinite.
+            NonFiniteLoss: a part of the loss is NaN or infinite, or gradients are, again and again.
         """
         if not self.log:
             return
         session = self.session
+        session.check_scale()
         images = len(self.log) * session.config.train.batch_size
         line = {"step": session.step, "epoch": epoch} | self.log.read(session.step, images) | {"lr": lr}
         self.display.update(line)

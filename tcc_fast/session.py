@@ -27,6 +27,7 @@ from tcc_fast.method.own_encoder import check_encoder
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
+from tcc_fast.precision import Precision, has_arithmetic, resolve_precision, tune
 from tcc_fast.runs.checkpoint import load_training, save_checkpoint
 from tcc_fast.runs.first_weights import find_init, take_weights
 from tcc_fast.runs.run_state import RunState
@@ -74,9 +75,9 @@ class Session:
         return self.pipeline.batches_per_epoch * self.config.train.epochs
 
     @property
-    def precision(self) -> str:
-        """What is computed in: `bf16` or `fp32`."""
-        return "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32"
+    def precision(self) -> Precision:
+        """Of both encoders."""
+        return self.training_step.precision
 
     @property
     def compiled(self) -> bool:
@@ -93,7 +94,7 @@ class Session:
             [images[place] for place in evenly_spread(len(images))],
             self.config.data.image_size,
             self.accelerator.device,
-            bf16=self.precision == "bf16",
+            precision=self.precision,
         )
         if not torch.isfinite(features).all():  # known to all ranks, unlike what the main one finds below
             raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
@@ -118,6 +119,11 @@ class Session:
             if not torch.isfinite(parameter).all():
                 raise NonFiniteLoss(f"{name} became NaN or infinite by step {self.step}")
 
+    def check_scale(self) -> None:
+        """Raise if gradients are not finite however little they are scaled, so that θ stands still. Waits."""
+        if self.training_step.scaler.get_scale() < 1.0:
+            raise NonFiniteLoss(f"gradients became NaN or infinite in fp16, by step {self.step}")
+
     def save(self, run: Path, log: dict[str, Tensor], loss: float | None) -> Path:
         """Write a checkpoint of this moment: a matter of all ranks.
 
@@ -135,6 +141,7 @@ class Session:
             self.backend,
             loss,
             self.precision,
+            self.training_step.scaler.state_dict(),
         )
         return save_checkpoint(run, state, self.training, self.config.train.keep_checkpoints, log)
 
@@ -153,6 +160,8 @@ class Session:
                 say(sentence)
         log = load_training(checkpoint, self.training)
         self.pipeline.load_state_dict(saved.pipeline)
+        if saved.loss_scale and self.precision is Precision.FP16:
+            self.training_step.scaler.load_state_dict(saved.loss_scale)
         self.step = saved.step
         return log
 
@@ -183,8 +192,8 @@ def open_session(
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("train.tensorboard=true needs TensorBoard: pip install tensorboard")
     before = saved.precision if saved and saved.precision else precision
-    precision = decide(lambda: computing.resolve_precision(config.train.precision, processes().device, before))
-    accelerator = _open_accelerator(config, run, precision)
+    precision = decide(lambda: resolve_precision(config.train.precision, processes().device, before))
+    accelerator = _open_accelerator(config, run)
     device = accelerator.device
     dataset = open_dataset(data)
     if saved:
@@ -192,11 +201,10 @@ def open_session(
     counted = config.model.num_clusters is None
     config = with_num_clusters(config, dataset)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
-    dtype = computing.view_dtype(precision == "bf16")
     compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
     why_not_compiled = _why_not_compiled(config.train.compile, compiling, device)
-    computing.tune(device, precision)
+    tune(device, precision)
     init = find_init(config.train.init) if config.train.init and not saved else None
     model = _first_model(config, init, say if accelerator.is_main_process else lambda sentence: None)
     choice = decide(lambda: _choose(dataset, config, accelerator, saved.backend if saved else None))
@@ -211,9 +219,9 @@ def open_session(
         )
         for reason in filter(None, unexpected):
             say(reason)
-    pipeline = open_pipeline(dataset, config, device, shard, dtype, choice, compiled)
+    pipeline = open_pipeline(dataset, config, device, shard, precision.dtype, choice, compiled)
     start_step = pipeline.batches_per_epoch * config.start_epoch
-    training, training_step = _build_training(config, accelerator, model, compiling, start_step)
+    training, training_step = _build_training(config, accelerator, model, compiling, start_step, precision)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)
 
 
@@ -227,11 +235,11 @@ def _check_that_clusters_start(config: Config) -> None:
         )
 
 
-def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
+def _open_accelerator(config: Config, run: Path) -> Accelerator:
     """Accelerate for this run; what `accelerate config` can ask for that would make another step is refused."""
     try:
         accelerator = Accelerator(
-            mixed_precision="bf16" if precision == "bf16" else "no",
+            mixed_precision="no",  # the step has its own autocast, and its own scaler of gradients
             log_with="tensorboard" if config.train.tensorboard else None,
             project_dir=str(run),
         )
@@ -239,8 +247,8 @@ def _open_accelerator(config: Config, run: Path, precision: str) -> Accelerator:
         if "already been initialized" not in str(error):
             raise
         raise ValueError(
-            f"this process has used Accelerate before, with settings that do not go with {precision}, and they hold "
-            "as long as it lives: train in a process of its own, or with the same train.precision as before"
+            "this process has used Accelerate before, with a mixed_precision that holds as long as it lives, while "
+            "tcc-fast computes in train.precision: train in a process of its own"
         ) from None
     if accelerator.gradient_accumulation_steps > 1:
         raise ValueError(
@@ -265,14 +273,14 @@ def _why_not_compiled(choice: str, compiling: str, device: torch.device) -> str 
     return f"steps are not compiled for want of {computing.compiler_lacks(device)}: slower, but the same"
 
 
-def _why_this_precision(choice: str, precision: str, device: torch.device) -> str | None:
+def _why_this_precision(choice: str, precision: Precision, device: torch.device) -> str | None:
     """What a user should know of what `train.precision=auto` has become."""
     if choice != "auto":
         return None
-    if precision == "bf16" and not computing.has_bf16(device):
-        return f"bf16, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32"
-    if precision == "fp32" and device.type == "cuda":
-        return f"fp32, since {device} has no arithmetic for bf16"
+    if not has_arithmetic(device, precision):
+        return f"{precision}, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32"
+    if precision is not Precision.BF16 and device.type == "cuda" and not has_arithmetic(device, Precision.BF16):
+        return f"{precision}, since {device} has no arithmetic for bf16"
     return None
 
 
@@ -288,7 +296,7 @@ def _first_model(config: Config, init: Path | None, say: Callable[[str], None]) 
 
 
 def _build_training(
-    config: Config, accelerator: Accelerator, model: TCC, compiling: str, start_step: int
+    config: Config, accelerator: Accelerator, model: TCC, compiling: str, start_step: int, precision: Precision
 ) -> tuple[Training, TrainingStep]:
     """The networks, queues and optimiser with their first values, and the step that trains them."""
     assert config.model.num_clusters is not None
@@ -301,17 +309,11 @@ def _build_training(
     model = model.to(memory_format=torch.channels_last)
     twin = momentum_twin(model)
     queues = build_queues(config, config.model.num_clusters, device=device)
-    optimizer = accelerator.prepare(build_optimizer(model, config.optim, compiled))
+    optimizer = build_optimizer(model, config.optim, compiled)
     prepared = accelerator.prepare_model(model, evaluation_mode=compiled)  # as which it stays without data parallelism
-    if alone or compiled:
-        _remove_autocast(accelerator, prepared)
-    step = STEPS[compiling](config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, start_step)
+    theta = keep_own_buffers(prepared)
+    step = STEPS[compiling](config, theta, twin, queues, optimizer, accelerator, start_step, precision)
     return Training(model, twin, queues, optimizer), step
-
-
-def _remove_autocast(accelerator: Accelerator, prepared: torch.nn.Module) -> None:
-    """Take Accelerate's autocast from a model: the step has its own, and this one would be compiled for each model."""
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # which changes ``prepared`` itself
 
 
 def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: str | None) -> Choice:

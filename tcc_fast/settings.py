@@ -249,9 +249,9 @@ class TrainConfig(Section):
     """Passes over all images. Origin: MiCE on CIFAR."""
     batch_size: int = Field(384, ge=2)
     """Global batch, over all ranks. Origin: prototype."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: autocast. `auto`: bf16 where the device computes in it, otherwise fp32; a run that is continued or
-    evaluated stays with what it was."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16, fp16: autocast, fp16 with scaled gradients. `auto`: bf16 where the device computes in it, or else fp16 on
+    GPUs that compute in that, or else fp32; a run that is continued or evaluated stays with what it was."""
     compile: CompileChoice = "auto"
     """torch.compile. `auto`: on for CUDA, off for the CPU, where it costs half a minute for nothing.
     `graphs`: also replay the whole step as one CUDA graph (one process), for steps so short that launching them is what

@@ -29,13 +29,14 @@ from tcc_fast.method.compiled_step import CompiledStep
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
+from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 
 STEPS, BATCH, SIDE, DIM = 20, 16, 5, 6
 
 OWN_STATISTICS = "batch-norm-of-each"
 
-# K, J (50 is no multiple of the batch), departures of the loss, the first step with clusters, and the dtype.
+# K, J (50 is no multiple of the batch), departures of the loss, the first step with clusters, dtype and precision.
 CASES: dict[str, dict[str, Any]] = {
     "two-clusters": {"K": 2, "J": 50},
     "many-clusters": {"K": 64, "J": 33},
@@ -57,6 +58,8 @@ CASES: dict[str, dict[str, Any]] = {
         "start": 6,
     },
     "single": {"K": 3, "J": 50, "dtype": torch.float32},
+    # Autocast leaves double precision as it is, but gradients are scaled.
+    "scaled": {"K": 3, "J": 50, "precision": Precision.FP16},
     OWN_STATISTICS: {"K": 3, "J": 50, "model": {"sync_batch_norm": False}},
 }
 
@@ -119,19 +122,20 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
         normalise_in_parts(twin, parts)
     queues = build_queues(config, case["K"], dtype)
     compiled = case.get("compiled", False) and world_size() > 1
-    optimizer = accelerator.prepare(build_optimizer(model, config.optim, compiled))
+    optimizer = build_optimizer(model, config.optim, compiled)
     # Inductor writes into what others may read; four ranks would compile the same once more, on as few cores.
     backend = "inductor" if shutil.which("g++") and world_size() == 2 else "aot_eager"
     kind = partial(CompiledStep, backend=backend) if compiled else TrainingStep
     prepared = accelerator.prepare_model(model, evaluation_mode=compiled)  # as a session does it
-    step = kind(config, keep_own_buffers(prepared), twin, queues, optimizer, accelerator, case.get("start", 0))
+    theta, start, precision = keep_own_buffers(prepared), case.get("start", 0), case.get("precision", Precision.FP32)
+    step = kind(config, theta, twin, queues, optimizer, accelerator, start, precision)
     found: dict[str, Tensor] = {}
     losses = []
     for number in range(STEPS):
         if not case.get("compiled"):  # in a run, sums grow
             traffic.clear()
         whole = global_batch(number, dtype)
-        begins = number in (0, case.get("start", 0))  # a phase, which is compiled once
+        begins = number in (0, start)  # a phase, which is compiled once
         with torch.compiler.set_stance("default" if begins else "fail_on_recompile"):
             result = step(Batch(*(own_part(part) for part in (whole.view_1, whole.view_2, whole.index))), number)
         sent = torch.tensor([traffic[kind] for kind in ("gather", "sum", "max")])

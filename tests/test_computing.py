@@ -1,4 +1,4 @@
-"""How a GPU is told to compute: what needs none to be known."""
+"""Whether steps are compiled: what needs no GPU to be known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcc_fast.computing import compile_mode, compiler_lacks, tune
+from tcc_fast.computing import compile_mode, compiler_lacks
 
 GPU = torch.device("cuda", 0)
 
@@ -63,16 +63,3 @@ def test_a_compiler_may_be_named_by_the_environment(able: Path, monkeypatch: pyt
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setenv("CC", "/opt/gcc")
     assert compiler_lacks(GPU) is None
-
-
-@pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("bf16", True)])
-def test_fp32_is_fp32_on_a_gpu_in_products_and_in_convolutions(
-    precision: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_to: list[str] = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
-    tune(GPU, precision)
-    assert set_to == ["high" if rounds else "highest"]
-    assert torch.backends.cudnn.allow_tf32 is rounds

@@ -20,6 +20,7 @@ from tcc_fast.settings import OptimConfig
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate
 from tests.test_cli import type_in
+from tests.test_precision import cpu_computes_in_bf16
 from tests.test_train import stop_after
 
 
@@ -112,7 +113,7 @@ def test_a_seed_that_was_not_begun_is_trained_in_the_precision_of_the_others(
     config = load_config("digits", [*TINY, "start.method=none", "train.epochs=1", "train.precision=auto"])
     plan = Plan(config, digits, tmp_path / "several", "auto", None)
     for seeds, able in (([4], False), ([4, 2], True)):
-        monkeypatch.setattr("tcc_fast.computing.has_bf16", lambda device, able=able: able)
+        cpu_computes_in_bf16(able, monkeypatch)
         with fresh_accelerate():
             train_seeds(plan, seeds)
     assert [read_state(find_checkpoint(plan.run / f"seed-{seed}")).precision for seed in (4, 2)] == ["fp32", "fp32"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 
 from tcc_fast import session as session_module
@@ -17,6 +18,7 @@ from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.optim import learning_rate
 from tcc_fast.reporter import Reporter
 from tcc_fast.session import Session, open_session
+from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate
@@ -119,12 +121,14 @@ def test_nothing_alarms_before_clusters_are_trained(
     assert checked == list(range(8, 15))
 
 
-def test_one_process_trains_in_one_precision(session: Session, digits: Path, tmp_path: Path) -> None:
+def test_a_process_that_has_used_accelerate_in_16_bits_is_told_to_train_in_another(
+    digits: Path, tiny: Config, tmp_path: Path
+) -> None:
     """Accelerate keeps its first settings; what it says itself names none of tcc-fast's."""
-    config = load_config("digits", [*TINY, "train.precision=bf16"])
-    with pytest.raises(ValueError, match=r"do not go with bf16.* train in a process of its own"):
-        open_session(config, digits, tmp_path)
-    open_session(session.config, digits, tmp_path).pipeline.close()
+    with fresh_accelerate():
+        Accelerator(cpu=True, mixed_precision="bf16")
+        with pytest.raises(ValueError, match=r"with a mixed_precision that holds .* train in a process of its own"):
+            open_session(tiny, digits, tmp_path)
 
 
 @pytest.mark.parametrize("compiling", ["off", "on"])

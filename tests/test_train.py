@@ -18,9 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tcc_fast import __main__, pipelines
-from tcc_fast.computing import resolve_precision
 from tcc_fast.config import load_config
-from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
@@ -483,59 +481,6 @@ def test_a_continued_run_keeps_the_pipeline_that_was_chosen(
             train(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}), digits, tmp_path)
     assert read_state(stop.value.checkpoint).backend == "torch"
     assert read_state(train(config, digits, tmp_path, resume="must")).backend == "torch"
-
-
-AUTO = [*TINY, "start.method=none", "train.precision=auto"]
-
-
-def stop_on_a_machine(digits: Path, run: Path, monkeypatch: pytest.MonkeyPatch, able: bool) -> Path:
-    """A run that `train.precision=auto` began where there is arithmetic for bf16, or none; its only checkpoint."""
-    with monkeypatch.context() as patch, fresh_accelerate():
-        patch.setattr("tcc_fast.computing.has_bf16", lambda device: able)
-        stop_after(10, patch)
-        with pytest.raises(Preempted) as stop:
-            train(load_config("digits", AUTO), digits, run)
-    return stop.value.checkpoint
-
-
-@pytest.mark.parametrize(("able", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_a_run_stays_in_its_precision_on_another_machine(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: bool, precision: str
-) -> None:
-    stopped = stop_on_a_machine(digits, tmp_path / "run", monkeypatch, able)
-    assert read_state(stopped).precision == precision
-    monkeypatch.setattr("tcc_fast.computing.has_bf16", lambda device: not able)
-    said: list[str] = []
-    with fresh_accelerate():
-        last = train(load_config("digits", AUTO), digits, tmp_path / "run", resume="must", say=said.append)
-    assert (read_state(last).step, read_state(last).precision) == (14, precision)
-    assert [line for line in said if "no arithmetic" in line] == (
-        ["bf16, as before; cpu has no arithmetic for it, so this is slower than it was or than fp32"] if able else []
-    )
-    assert open_trained(tmp_path / "run").bf16 == able  # its figures, too, are those of the machine before
-    assert evaluate(tmp_path / "run", baselines=()).to_json()["precision"] == precision
-
-
-def test_a_checkpoint_that_does_not_say_its_precision_goes_on_in_that_of_the_machine(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = stop_on_a_machine(digits, tmp_path / "run", monkeypatch, able=True) / "state.json"
-    state = json.loads(file.read_text())
-    del state["precision"]
-    file.write_text(json.dumps(state))
-    assert read_state(file.parent).precision is None
-    monkeypatch.setattr("tcc_fast.computing.has_bf16", lambda device: False)
-    with fresh_accelerate():
-        last = train(load_config("digits", AUTO), digits, tmp_path / "run", resume="must")
-    assert read_state(last).precision == "fp32"
-
-
-def test_a_gpu_that_cannot_compute_in_the_precision_of_before_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
-    with pytest.raises(ValueError, match="trained in bf16, which cuda:1 cannot compute in: use another device, or"):
-        resolve_precision("auto", torch.device("cuda", 1), "bf16")
-    assert resolve_precision("auto", torch.device("cuda"), "fp32") == "fp32"
-    assert resolve_precision("auto", torch.device("cuda")) == "fp32"
 
 
 def test_a_run_whose_first_line_is_far_away_says_how_long_it_will_take(

@@ -133,14 +133,13 @@ def train_to_start(session: Session) -> None:
 @torch.no_grad()
 def mean_over_views(session: Session) -> Tensor:
     """(n, d) unit means of f over the augmented views of the next epochs, in evaluation mode."""
-    bf16 = session.accelerator.mixed_precision == "bf16"
     total = torch.zeros(len(session.dataset), session.config.model.feature_dim)
     session.model.eval()
     for epoch in range(session.config.train.epochs, session.config.train.epochs + VIEW_EPOCHS):
         session.pipeline.set_epoch(epoch)
         for batch in session.pipeline:
             for view in (batch.view_1, batch.view_2):
-                with torch.autocast(view.device.type, torch.bfloat16, enabled=bf16):
+                with session.precision.autocast(view.device):
                     total.index_add_(0, batch.index.cpu(), session.model.features(view).float().cpu())
     return F.normalize(total, dim=1)
 
@@ -150,11 +149,10 @@ def features_at_start(data: Path, seed: int) -> tuple[dict[str, Tensor], int]:
     with tempfile.TemporaryDirectory() as run:
         session = open_session(load_config(data.name, [f"seed={seed}"]), data, Path(run))
         train_to_start(session)
-        size, device = session.config.data.image_size, session.accelerator.device
-        bf16 = session.accelerator.mixed_precision == "bf16"
-        everything = range(len(session.dataset))
+        everything, size = range(len(session.dataset)), session.config.data.image_size
+        where = session.dataset, everything, size, session.accelerator.device
         found = {
-            kind: F.normalize(embed(model, session.dataset, everything, size, device, bf16=bf16)[0], dim=1)
+            kind: F.normalize(embed(model, *where, precision=session.precision)[0], dim=1)
             for kind, model in (("online", session.model), ("twin", session.training.twin))
         }
         found[f"online, {2 * VIEW_EPOCHS} views"] = mean_over_views(session)

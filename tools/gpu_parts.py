@@ -48,12 +48,13 @@ from tcc_fast.bench.verify import (
     view_deviation,
     watch,
 )
-from tcc_fast.computing import compile_mode, resolve_precision, tune, view_dtype
+from tcc_fast.computing import compile_mode
 from tcc_fast.config import load_config
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets import open_dataset
 from tcc_fast.datasets.manifest import MANIFEST_FILE
 from tcc_fast.method.step import TrainingStep
+from tcc_fast.precision import Precision, resolve_precision, tune
 from tcc_fast.settings import Config, DataConfig, ModelConfig, QueueConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,9 +124,9 @@ def speed_task(case: SpeedCase, amount: Sizes, queue_length: int | None = None) 
         queue=QueueConfig() if queue_length is None else QueueConfig(instance_length=queue_length),
         train=TrainConfig(batch_size=batch),
     )
-    dtype = view_dtype(resolve_precision("auto", amount.device) == "bf16")
-    task = Task(open_dataset(made), config, amount.device, dtype, long_epochs=True)
-    tune(amount.device, "bf16" if dtype == torch.bfloat16 else "fp32")  # whatever is measured of it, as it is trained
+    precision = resolve_precision("auto", amount.device)
+    task = Task(open_dataset(made), config, amount.device, precision, long_epochs=True)
+    tune(amount.device, precision)  # whatever is measured of it, as it is trained
     return StepTask(task, amount.compiling, case.from_memory)
 
 
@@ -166,41 +167,41 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
     may leave a process in which nothing works any more. A step is compiled once in each precision.
     """
     config, data = real_set("digits", amount)
-    precision = resolve_precision(config.train.precision, amount.device)
+    trained = resolve_precision(config.train.precision, amount.device)
     task = Task(open_dataset(data), config, amount.device)
-    as_trained = replace(task, dtype=view_dtype(precision == "bf16"))
+    as_trained = replace(task, precision=trained)
     modes = ("off",) if amount.compiling == "off" else ("off", "on", "graphs")
     found: dict[str, Any] = {"curves": {}, "deviations": {}, "states": {}, "tolerance": TOLERANCE, "watched": {}}
     states: dict[str, State] = {}
 
     @cache
-    def build(bf16: bool, mode: str) -> tuple[TrainingStep, State]:
+    def build(precision: Precision, mode: str) -> tuple[TrainingStep, State]:
         if mode == "graphs":
-            step, beginning = build(bf16, "on")
+            step, beginning = build(precision, "on")
             return recorded(step), beginning
-        step = build_step(config, amount.device, bf16, mode)
+        step = build_step(config, amount.device, precision, mode)
         return step, state_of(step)
 
-    def begin(bf16: bool, mode: str) -> TrainingStep:
-        step, beginning = build(bf16, mode)
+    def begin(precision: Precision, mode: str) -> TrainingStep:
+        step, beginning = build(precision, mode)
         restore(step, beginning)
         return step
 
-    def draw(variant: str, bf16: bool, mode: str) -> None:
-        curve = loss_curve(begin(bf16, mode), task, bf16, amount.curve)
+    def draw(variant: str, precision: Precision, mode: str) -> None:
+        curve = loss_curve(begin(precision, mode), task, precision, amount.curve)
         found["curves"][variant], states[variant] = curve.losses, curve.state
         if REFERENCE in states:
             window = min(WINDOW, amount.curve)
             found["deviations"][variant] = deviation(found["curves"][REFERENCE], curve.losses, window)
-            if not bf16:
-                beginning = build(False, "off")[1]
+            if precision is Precision.FP32:
+                beginning = build(precision, "off")[1]
                 found["states"][variant] = state_deviation(beginning, states[REFERENCE], curve.state)
 
     def watch_steps(mode: str) -> None:
-        tune(amount.device, precision)
+        tune(amount.device, trained)
         pipeline, _ = open_feed(as_trained, compiled=mode != "off")
         with closing(pipeline):
-            step = begin(precision == "bf16", mode)
+            step = begin(trained, mode)
             found["watched"][mode] = watch(step, endless(pipeline), 6, amount.watched)
 
     def compare_views() -> None:
@@ -216,9 +217,9 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
 
     pieces: dict[str, Callable[[], None]] = {}
     for mode in modes:
-        for bf16 in (False, True):
-            variant = f"{'bf16' if bf16 else 'fp32'}, {NAMES[mode]}"
-            pieces[f"losses, {variant}"] = partial(draw, variant, bf16, mode)
+        for precision in Precision:
+            variant = f"{precision}, {NAMES[mode]}"
+            pieces[f"losses, {variant}"] = partial(draw, variant, precision, mode)
         if mode == modes[-1] or mode == "on":
             pieces[f"watched, {mode}"] = partial(watch_steps, mode)
     if amount.compiling != "off":

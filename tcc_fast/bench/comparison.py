@@ -66,7 +66,7 @@ def compare(
             "versions": versions(),
             "data": describe_data(task),
             "device": str(task.device),
-            "dtype": str(task.dtype).removeprefix("torch."),
+            "dtype": str(task.precision.dtype).removeprefix("torch."),
             "threads": task.threads,
             "long_epochs": task.long_epochs,
             "rounds": rounds,

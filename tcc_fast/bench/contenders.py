@@ -16,6 +16,7 @@ from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
 from tcc_fast.pipelines import Choice, choose_pipeline, open_backend
 from tcc_fast.pipelines.order import SINGLE, EpochOrder
+from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 
 DECODE = "decode only"
@@ -49,14 +50,14 @@ class Task:
         dataset: the images.
         config: recipe, image size, batch size, seed and threads; its choice of a pipeline is not looked at.
         device: where views go.
-        dtype: of the views.
+        precision: of the encoder, and so of the views.
         long_epochs: leave the ends of epochs out; else they come as in training.
     """
 
     dataset: Dataset
     config: Config
     device: torch.device
-    dtype: torch.dtype = torch.float32
+    precision: Precision = Precision.FP32
     long_epochs: bool = False
 
     @property
@@ -116,7 +117,7 @@ def open_feed(task: Task, name: str | None = None, compiled: bool = False) -> tu
     config = task.config.model_copy(update={"data": data})
     choice = choose_pipeline(task.dataset, config, task.device)
     order = task.order()
-    return open_backend(choice.name, task.dataset, config, task.device, order, task.dtype, compiled), choice
+    return open_backend(choice.name, task.dataset, config, task.device, order, task.precision.dtype, compiled), choice
 
 
 def _count_images(pipeline: Pipeline) -> Iterator[int]:

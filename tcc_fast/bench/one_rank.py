@@ -99,7 +99,7 @@ def train(device: torch.device, compiling: str) -> Found:
     optimizer = build_optimizer(model, settings.optim, compiled=compiling != "off")
     around = distributed.exchanging() and compiling == "off"
     theta = distributed.keep_own_buffers(DistributedDataParallel(model)) if around else model
-    step: TrainingStep = STEPS[compiling](settings, theta, twin, queues, optimizer, Unwrapping("no"))
+    step: TrainingStep = STEPS[compiling](settings, theta, twin, queues, optimizer, Unwrapping())
     found: Found = {}
     for number in range(STEPS_TAKEN):
         found[f"loss {number}"] = step(noise(number, device), number).loss.clone()

@@ -167,10 +167,10 @@ class PiecewiseStep:
             first_keys = first_keys or new_keys
             meter.mark("losses and queues")
         step.optimizer.zero_grad(set_to_none=True)
-        (sum(losses) / len(losses)).backward()
+        step.scaler.scale(sum(losses) / len(losses)).backward()  # type: ignore[no-untyped-call]
         del loss, losses, online, momentum
         meter.mark("backward")
-        step.optimizer.step()
+        step.move_theta()
         meter.mark("optimiser")
         self._enqueue(first_keys, True)
         meter.mark("losses and queues")

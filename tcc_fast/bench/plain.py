@@ -164,4 +164,4 @@ def build_plain_step(config: Config, device: torch.device) -> PlainStep:
     else:
         kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
         optimizer = kind(model.parameters(), optim.lr, weight_decay=optim.weight_decay)
-    return PlainStep(config, model, momentum_twin(model), queues, optimizer, SingleProcess("no"))
+    return PlainStep(config, model, momentum_twin(model), queues, optimizer, SingleProcess())

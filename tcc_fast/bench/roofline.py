@@ -23,6 +23,7 @@ from tcc_fast.bench.rounds import synchronise
 from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.method.model import Outputs
 from tcc_fast.method.step import TrainingStep, build_queues
+from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 
 COUNTED = 2
@@ -92,13 +93,13 @@ def _best(work: Callable[[], Tensor], device: torch.device) -> float:
     return min(seconds) if median(seconds) > 0 else float("inf")
 
 
-def count_work(config: Config, build: Callable[[], nn.Module], bf16: bool) -> dict[str, Work]:
+def count_work(config: Config, build: Callable[[], nn.Module], precision: Precision) -> dict[str, Work]:
     """The work of each part of a step on a batch.
 
     Args:
         config: K must be set.
         build: makes the network.
-        bf16: whether activations take two bytes instead of four.
+        precision: of activations.
     """
     assert config.model.num_clusters is not None
     size, batch = config.data.image_size, config.train.batch_size
@@ -109,7 +110,7 @@ def count_work(config: Config, build: Callable[[], nn.Module], bf16: bool) -> di
     losses, losses_back = count_losses(config, outputs)
     directions = 2 if config.loss.symmetric else 1
     scale = directions * batch / COUNTED
-    of_element = 2 if bf16 else 4
+    of_element = precision.dtype.itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
     passes = 3 if config.optim.name == "sgd" else 4  # parameter, gradient, moments
     logits = 4 * directions * batch * config.queue.instance_length
@@ -139,7 +140,7 @@ def count_losses(config: Config, outputs: Outputs) -> tuple[int, int]:
     assert config.model.num_clusters is not None
     with FakeTensorMode():
         queues = build_queues(config, config.model.num_clusters)
-        step = TrainingStep(config, nn.Identity(), nn.Identity(), queues, None, SingleProcess("no"))  # type: ignore[arg-type]
+        step = TrainingStep(config, nn.Identity(), nn.Identity(), queues, None, SingleProcess())  # type: ignore[arg-type]
         shapes = [(config.train.batch_size, output.shape[1]) for output in outputs]
         online = Outputs(*(torch.empty(shape, requires_grad=True) for shape in shapes))
         momentum = Outputs(*(torch.empty(shape) for shape in shapes))

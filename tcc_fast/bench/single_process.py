@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 
 class SingleProcess:
-    """A `tcc_fast.method.step.Engine` of which a process can have several, so that precisions can be compared."""
-
-    def __init__(self, mixed_precision: str) -> None:
-        self.mixed_precision = mixed_precision
+    """A `tcc_fast.method.step.Engine`."""
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass."""

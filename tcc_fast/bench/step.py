@@ -37,9 +37,9 @@ from tcc_fast.bench.stepping import (
     steps,
 )
 from tcc_fast.bench.summary import figure
-from tcc_fast.computing import tune
 from tcc_fast.method.model import TCC
 from tcc_fast.method.step import TrainingStep
+from tcc_fast.precision import tune
 
 PIECEWISE_STEPS = 10
 """Steps that are done in pieces, at least."""
@@ -81,8 +81,7 @@ def bench_step(
         ValueError: an option is out of range, or nothing could be measured.
     """
     task = what.task
-    bf16 = task.dtype == torch.bfloat16
-    tune(task.device, "bf16" if bf16 else "fp32")
+    tune(task.device, task.precision)
     ours = own_step(what)
     contenders = step_openers(what, plain, feeds, ours)
     recording = contenders.pop(GRAPHS, None) is not None
@@ -95,8 +94,8 @@ def bench_step(
     del contenders
     gc.collect()  # models and batches of the contenders
     say("measuring the device")
-    rates = rates or measure_rates(task.device, task.dtype)
-    work = count_work(what.config, lambda: TCC(what.config.model, what.config.loss), bf16)
+    rates = rates or measure_rates(task.device, task.precision.dtype)
+    work = count_work(what.config, lambda: TCC(what.config.model, what.config.loss), task.precision)
     result["rates"] = rates.to_json()
     result["whole"] = whole_step(result, work, rates, what.config.train.batch_size)
     keep(result)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines.torch_views import end_workers
+from tcc_fast.precision import Precision
 from tcc_fast.session import STEPS
 from tcc_fast.settings import Config
 
@@ -35,7 +37,7 @@ class StepTask:
     """What is measured.
 
     Attributes:
-        task: images, settings (K must be set), device and dtype, of which bfloat16 means autocast.
+        task: images, settings (K must be set), device and precision.
         compiling: `off`, `on` or `graphs`.
         from_memory: whether the plain loader reads decoded images.
         plain_batch: of the plain version, if smaller: its workers hold many batches, and fill them before each turn.
@@ -51,13 +53,13 @@ class StepTask:
         return self.task.config
 
 
-def build_step(config: Config, device: torch.device, bf16: bool, compiling: str) -> TrainingStep:
+def build_step(config: Config, device: torch.device, precision: Precision, compiling: str) -> TrainingStep:
     """A fresh step of these settings, for one process; clusters are on from its first step.
 
     Args:
         config: K must be set.
         device: where it runs.
-        bf16: whether the encoder runs in bf16.
+        precision: of the encoders.
         compiling: `off`, `on` or `graphs`.
     """
     assert config.model.num_clusters is not None
@@ -65,20 +67,25 @@ def build_step(config: Config, device: torch.device, bf16: bool, compiling: str)
     model = TCC(config.model, config.loss).to(device).to(memory_format=torch.channels_last)
     queues = build_queues(config, config.model.num_clusters, device=device)
     optimizer = build_optimizer(model, config.optim, compiled=compiling != "off")
-    precision = SingleProcess("bf16" if bf16 else "no")
-    return STEPS[compiling](config, model, momentum_twin(model), queues, optimizer, precision)
+    parts = (config, model, momentum_twin(model), queues, optimizer, SingleProcess())
+    return STEPS[compiling](*parts, precision=precision)
 
 
 def eager(step: TrainingStep) -> TrainingStep:
     """The step of the same networks, queues and optimiser, not compiled."""
-    return TrainingStep(step.config, step.model, step.twin, step.queues, step.optimizer, step.accelerator)
+    return TrainingStep(**_parts(step))
 
 
 def recorded(step: TrainingStep) -> GraphedStep:
     """The same compiled step, of the same networks, launched as one CUDA graph."""
     assert isinstance(step, CompiledStep)
-    parts = (step.config, step.model, step.twin, step.queues, step.optimizer, step.accelerator)
-    return GraphedStep(*parts, compiled=step)
+    return GraphedStep(**_parts(step), compiled=step)
+
+
+def _parts(step: TrainingStep) -> dict[str, Any]:
+    """What it was made of."""
+    names = ("config", "model", "twin", "queues", "optimizer", "accelerator", "precision")
+    return {name: getattr(step, name) for name in names}
 
 
 def endless(pipeline: Pipeline) -> Iterator[Batch]:
@@ -95,7 +102,7 @@ def fixed_batch(task: Task, channels_last: bool = True) -> Batch:
 
     def view() -> Tensor:
         noise = torch.randn(batch, 3, size, size, generator=generator, device=task.device)
-        return noise.to(task.dtype).contiguous(memory_format=layout)
+        return noise.to(task.precision.dtype).contiguous(memory_format=layout)
 
     return Batch(view(), view(), torch.arange(batch, device=task.device))
 
@@ -114,7 +121,7 @@ def steps(training_step: TrainingStep, batches: Iterable[Batch]) -> Iterator[int
 def own_step(what: StepTask) -> Callable[[], TrainingStep]:
     """Builds the step of a task when it is first asked for; it is compiled once for all who use it."""
     task = what.task
-    return lru_cache(lambda: build_step(task.config, task.device, task.dtype == torch.bfloat16, what.compiling))
+    return lru_cache(lambda: build_step(task.config, task.device, task.precision, what.compiling))
 
 
 def step_openers(
@@ -135,7 +142,7 @@ def step_openers(
     repeats = 0 if task.device.type == "cuda" else REPEATS  # of what a disturbed CPU hardly slows
     plain_size = min(what.plain_batch, task.config.train.batch_size)
     train = task.config.train.model_copy(update={"batch_size": plain_size})
-    plain_task = replace(task, config=task.config.model_copy(update={"train": train}), dtype=torch.float32)
+    plain_task = replace(task, config=task.config.model_copy(update={"train": train}), precision=Precision.FP32)
 
     def plain_fed() -> Source:
         loader = plain_loader(plain_task, what.from_memory)

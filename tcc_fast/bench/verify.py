@@ -17,11 +17,11 @@ from torch._dynamo.utils import counters
 from tcc_fast.batch import Batch
 from tcc_fast.bench.contenders import Task, open_feed
 from tcc_fast.bench.stepping import endless
-from tcc_fast.computing import view_dtype
 from tcc_fast.method.compiled_step import GraphedStep
 from tcc_fast.method.optim import learning_rate, set_learning_rate
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.pipelines.view_maker import TensorViews
+from tcc_fast.precision import Precision
 from tcc_fast.settings import AugmentConfig
 
 STATE_AFTER = 10
@@ -42,21 +42,21 @@ class Curve(NamedTuple):
     """After `STATE_AFTER` of its steps."""
 
 
-def loss_curve(training_step: TrainingStep, task: Task, bf16: bool, steps: int) -> Curve:
+def loss_curve(training_step: TrainingStep, task: Task, precision: Precision, steps: int) -> Curve:
     """Train for a while, on the same images and draws whatever the step is.
 
     Args:
         training_step: of the task's settings, on its device.
-        task: images, settings (K must be set) and device; its dtype must be float32.
-        bf16: whether the encoder runs in bf16.
+        task: images, settings (K must be set) and device; its own precision must be fp32.
+        precision: of the encoders.
         steps: how many.
     """
     pipeline, _ = open_feed(task)
     losses, state = [], state_of(training_step)
-    with closing(pipeline), exact_products(not bf16):
+    with closing(pipeline), exact_products(precision is Precision.FP32):
         for step, batch in enumerate(islice(endless(pipeline), steps)):
             set_learning_rate(training_step.optimizer, learning_rate(task.config.optim, step, steps))
-            losses.append(training_step(in_dtype(batch, bf16), step).loss.clone())
+            losses.append(training_step(in_dtype(batch, precision.dtype), step).loss.clone())
             if step + 1 == STATE_AFTER:
                 state = state_of(training_step)
     return Curve(torch.stack(losses).tolist(), state)
@@ -143,9 +143,8 @@ def view_deviation(recipe: AugmentConfig, image_size: int, device: torch.device,
     return ViewDeviation(float(off.mean()), float(off.max()), float((off.flatten(1).amax(dim=1) > 1).float().mean()))
 
 
-def in_dtype(batch: Batch, bf16: bool) -> Batch:
-    """The same views as a pipeline would give them in bf16."""
-    dtype = view_dtype(bf16)
+def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The same views as a pipeline would give them in another precision."""
     return Batch(batch.view_1.to(dtype), batch.view_2.to(dtype), batch.index)
 
 

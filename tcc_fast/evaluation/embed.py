@@ -12,6 +12,7 @@ from tcc_fast.distributed import gather, rank, world_size
 from tcc_fast.method.model import TCC
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import Moments, whole_views
+from tcc_fast.precision import Precision
 
 
 @torch.no_grad()
@@ -22,7 +23,7 @@ def embed(
     image_size: int,
     device: torch.device,
     batch_size: int = 512,
-    bf16: bool = False,
+    precision: Precision = Precision.FP32,
     moments: Moments | None = None,
     damage: Damage | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -37,7 +38,7 @@ def embed(
         image_size: S, as in training.
         device: where to compute.
         batch_size: images at a time.
-        bf16: run the encoder in bf16; views and assignments are always made in full precision.
+        precision: of the encoder; views and assignments are always made in full precision.
         moments: mean and std that the model was trained with; None: the data set's own.
         damage: gets those of this rank's images that cannot be decoded.
 
@@ -54,7 +55,7 @@ def embed(
     if len(indices) < world_size():
         raise ValueError(f"{len(indices)} images cannot be shared by {world_size()} processes: launch fewer")
     for views in whole_views(dataset, own, image_size, batch_size, device, moments, damage):
-        f, pi = encode(model, views, bf16)
+        f, pi = encode(model, views, precision)
         features.append(f)
         assignments.append(pi)
     model.train(was_training)
@@ -63,9 +64,9 @@ def embed(
 
 
 @torch.no_grad()
-def encode(model: TCC, views: Tensor, bf16: bool) -> tuple[Tensor, Tensor]:
+def encode(model: TCC, views: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
     """f (B, d) and π (B, K) of views (B, 3, S, S), float32 on the CPU; the model is in evaluation mode."""
-    with torch.autocast(views.device.type, torch.bfloat16, enabled=bf16):
+    with precision.autocast(views.device):
         f = model.features(views)
     return f.float().cpu(), model.log_assignment(f).exp().float().cpu()
 

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
 
-from tcc_fast.computing import cpu_threads, view_dtype
+from tcc_fast.computing import cpu_threads
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.manifest import UNLABELLED
 from tcc_fast.distributed import decide, rank
@@ -30,6 +30,7 @@ from tcc_fast.method.model import TCC
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.pipelines import open_pipeline
 from tcc_fast.pipelines.decoded import common_geometry, decode
+from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 from tcc_fast.whole_file import write_whole
 
@@ -53,7 +54,7 @@ class Evaluation:
     """How many of them have a label: all that needs labels is of these, all else is of all."""
     image_size: int
     precision: str
-    """What was computed in, `bf16` or `fp32`: that of the training, if its checkpoint says it."""
+    """What was computed in, a `Precision`: that of the training, if its checkpoint says it."""
     num_clusters: int
     num_classes: int | None
     cluster_sizes: list[int]
@@ -160,7 +161,7 @@ def evaluate(
     label_free = label_free_scores(features, assignment)
     if agreement:
         label_free["agreement"] = decide(
-            lambda: _agreement(trained.model, dataset, config, trained.device, trained.bf16)
+            lambda: _agreement(trained.model, dataset, config, trained.device, trained.precision)
         )
     num_clusters = assignment.shape[1]
     found = predictions[rated]
@@ -189,7 +190,7 @@ def evaluate(
         n=len(indices),
         n_labelled=len(rated),
         image_size=image_size,
-        precision="bf16" if trained.bf16 else "fp32",
+        precision=trained.precision,
         num_clusters=num_clusters,
         num_classes=len(names) if names else None,
         cluster_sizes=np.bincount(predictions, minlength=num_clusters).tolist(),
@@ -225,12 +226,12 @@ def _labelled(trained: Trained, asked: list[str]) -> tuple[np.ndarray, np.ndarra
     return rated, labels[rated]
 
 
-def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.device, bf16: bool) -> float:
+def _agreement(model: TCC, dataset: Dataset, config: Config, device: torch.device, precision: Precision) -> float:
     batch_size = min(config.train.batch_size, len(dataset.split(config.data.split)))
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
-    pipeline = open_pipeline(dataset, config, device, dtype=view_dtype(bf16))
+    pipeline = open_pipeline(dataset, config, device, dtype=precision.dtype)
     try:
-        return view_agreement(model, pipeline, bf16)
+        return view_agreement(model, pipeline, precision)
     finally:
         pipeline.close()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tcc_fast.batch import Pipeline
 from tcc_fast.method.model import TCC
+from tcc_fast.precision import Precision
 
 SILHOUETTE_IMAGES = 2_000
 """The silhouette compares all pairs, so it sees at most this many images, drawn once and for all."""
@@ -54,19 +55,19 @@ def describe_scores(values: dict[str, float]) -> str:
 
 
 @torch.no_grad()
-def view_agreement(model: TCC, pipeline: Pipeline, bf16: bool = False) -> float:
+def view_agreement(model: TCC, pipeline: Pipeline, precision: Precision = Precision.FP32) -> float:
     """Share of the images of an epoch whose two augmented views get the same argmax π, 0 to 1.
 
     Args:
         model: θ, on the pipeline's device; used in evaluation mode, and left in the mode it was in.
         pipeline: gives the views; of a single process.
-        bf16: run the encoder in bf16.
+        precision: of the encoder.
     """
     was_training = model.training
     model.eval()
     same, total = 0, 0
     for batch in pipeline:
-        with torch.autocast(batch.view_1.device.type, torch.bfloat16, enabled=bf16):
+        with precision.autocast(batch.view_1.device):
             first, second = (model.features(view) for view in (batch.view_1, batch.view_2))
         chosen = [model.log_assignment(features.float()).argmax(dim=1) for features in (first, second)]
         same += int((chosen[0] == chosen[1]).sum())

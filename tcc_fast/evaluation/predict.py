@@ -75,7 +75,7 @@ class Predictor:
             OSError: a file cannot be read.
         """
         batches = self._views(_several(images), batch_size)
-        encoded = [encode(self.trained.model, views, self.trained.bf16) for views in batches]
+        encoded = [encode(self.trained.model, views, self.trained.precision) for views in batches]
         if not encoded:
             raise ValueError("there are no images to predict of")
         return Prediction(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))

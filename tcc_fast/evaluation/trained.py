@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tcc_fast.computing import resolve_precision, tune
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, processes, rank
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.model import TCC
 from tcc_fast.notice import Notice
 from tcc_fast.pipelines.damage import Damage
+from tcc_fast.precision import Precision, resolve_precision, tune
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import RunState, read_state
@@ -30,7 +30,7 @@ class TrainedModel:
     state: RunState
     model: TCC
     device: torch.device
-    bf16: bool
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Trained(TrainedModel):
         moments = self.state.dataset["mean"], self.state.dataset["std"]
         size = self.state.config.data.image_size
         where = self.model, self.dataset, self.indices, size, self.device
-        return embed(*where, batch_size, self.bf16, moments, damage)
+        return embed(*where, batch_size, self.precision, moments, damage)
 
 
 def _clusters_begun(state: RunState) -> bool:
@@ -90,7 +90,7 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
         )
     precision = resolve_precision(state.config.train.precision, device, state.precision)
     model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
-    return TrainedModel(checkpoint, state, model, device, precision == "bf16")
+    return TrainedModel(checkpoint, state, model, device, precision)
 
 
 def open_trained(ckpt: str | Path, data: Path | None = None, split: str | None = None) -> Trained:
@@ -105,7 +105,7 @@ def open_trained(ckpt: str | Path, data: Path | None = None, split: str | None =
         ValueError: no such checkpoint, data set or split, or a damaged one.
     """
     trained = open_model(ckpt, processes().device)  # from here on, several ranks know of each other
-    tune(trained.device, "bf16" if trained.bf16 else "fp32")
+    tune(trained.device, trained.precision)
     dataset = open_dataset(data or Path(trained.state.dataset["path"]))
     known = trained_on(trained.state, dataset)
     if not known and data is None and rank() == 0:

@@ -89,11 +89,11 @@ class CompiledStep(TrainingStep):
         """The step itself, without a number of Python's that changes; returns the losses in one tensor."""
         loss, reported, new_keys = self._compiled_contrast(view_1, view_2, noises, self._alpha.tensor, clusters_on)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.scale(loss).backward()
         for parameter in self._idle_parameters(clusters_on):
             parameter.grad = None
         average_gradients_(self._theta)
-        self.optimizer.step()
+        self.move_theta()
         self._compiled_update(new_keys, self._step_size.tensor, clusters_on)
         return reported
 

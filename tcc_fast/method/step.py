@@ -31,6 +31,7 @@ from tcc_fast.method.losses import (
 )
 from tcc_fast.method.model import TCC, Outputs, momentum_at, update_twin
 from tcc_fast.method.queues import MomentumQueue
+from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 
 
@@ -92,10 +93,6 @@ class Keys(NamedTuple):
 class Engine(Protocol):
     """What a step needs of Accelerate."""
 
-    @property
-    def mixed_precision(self) -> str:
-        """`bf16` or `no`."""
-
     def backward(self, loss: Tensor) -> None:
         """The backward pass."""
 
@@ -115,8 +112,13 @@ class TrainingStep:
         twin: θ̂, on the same device.
         queues: P and Q, on the same device.
         optimizer: over θ.
-        accelerator: owns precision and the backward pass.
+        accelerator: owns the backward pass.
         start_step: first step with clusters; before it the step is plain instance contrast.
+        precision: of both encoders.
+
+    Attributes:
+        scaler: keeps gradients within the range of fp16: multiplies the loss, and divides the gradients before they are
+            used; does nothing in other precisions. A step whose gradients overflow nevertheless leaves θ as it is.
     """
 
     def __init__(
@@ -128,10 +130,13 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         accelerator: Engine,
         start_step: int = 0,
+        precision: Precision = Precision.FP32,
     ) -> None:
         self.config, self.model, self.twin, self.queues = config, model, twin, queues
         self.optimizer, self.accelerator, self.start_step = optimizer, accelerator, start_step
-        self._bf16 = accelerator.mixed_precision == "bf16"
+        self.precision = precision
+        device = queues.instance.keys.device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
         self._theta: TCC = accelerator.unwrap_model(model)  # once, since that looks through all its modules
 
     def __call__(self, batch: Batch, step: int) -> Losses:
@@ -142,14 +147,19 @@ class TrainingStep:
         loss, idle = losses.loss, self._idle_parameters(clusters_on)
         if isinstance(self.model, DistributedDataParallel):  # it waits for a gradient of every parameter
             loss = loss + sum(0.0 * parameter.sum() for parameter in idle)
-        self.accelerator.backward(loss)
+        self.accelerator.backward(self.scaler.scale(loss))
         for parameter in idle:
             parameter.grad = None  # not zero, by which the optimiser would still move them
-        self.optimizer.step()
+        self.move_theta()
         self.enqueue(new_keys, clusters_on)
         decay = momentum_at(step, self.config.momentum.decay, self.config.momentum.warmup)
         update_twin(self.twin, self._theta, 1.0 - decay)
         return Losses(*(part.detach() for part in losses))
+
+    def move_theta(self) -> None:
+        """Let the optimiser use the gradients that are there; fused, without waiting for the device."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def clusters_on(self, step: int) -> bool:
         """Whether this step trains clusters; otherwise it is plain instance contrast."""
@@ -193,13 +203,13 @@ class TrainingStep:
 
     def online(self, view: Tensor, noise: Tensor | None, clusters_on: bool) -> Outputs:
         """What θ says of a view."""
-        with torch.autocast(view.device.type, torch.bfloat16, enabled=self._bf16):
+        with self.precision.autocast(view.device):
             outputs: Outputs = self.model(view, noise, clusters_on)
         return outputs
 
     def momentum(self, view: Tensor, noise: Tensor | None, clusters_on: bool) -> Outputs:
         """What θ̂ says of a view; it keeps nothing for a backward pass."""
-        with torch.no_grad(), torch.autocast(view.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.no_grad(), self.precision.autocast(view.device):
             outputs: Outputs = self.twin(view, noise, clusters_on)
         return outputs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ class RunState:
     loss: float | None = None
     """Mean loss of the epoch that ended here; None within an epoch, and while epochs cannot be compared."""
     precision: str | None = None
-    """What was computed in, `bf16` or `fp32`; None in checkpoints that do not say it yet."""
+    """What was computed in, a `Precision`; None in checkpoints that do not say it yet."""
+    loss_scale: dict[str, Any] = field(default_factory=dict)
+    """State of the scaler of gradients; empty unless it is fp16."""
 
 
 def write_state(checkpoint: Path, state: RunState, digests: dict[str, str]) -> Path:
@@ -45,6 +47,7 @@ def write_state(checkpoint: Path, state: RunState, digests: dict[str, str]) -> P
         "backend": state.backend,
         "loss": state.loss,
         "precision": state.precision,
+        "loss_scale": state.loss_scale,
         "config": state.config.model_dump(mode="json"),
         "sha256": dict(sorted(digests.items())),
     }
@@ -79,6 +82,7 @@ def read_state(checkpoint: Path) -> RunState:
             backend=content["backend"],
             loss=content["loss"],
             precision=content.get("precision"),
+            loss_scale=content.get("loss_scale", {}),
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None

@@ -47,6 +47,7 @@ from tcc_fast.config import load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.method.model import TCC
 from tcc_fast.method.step import TrainingStep
+from tcc_fast.precision import Precision
 from tcc_fast.session import with_num_clusters
 from tcc_fast.settings import Config
 from tests.bench.test_bench import Calibration
@@ -121,8 +122,8 @@ def test_the_pieces_together_are_the_step(
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, **options | {"backend": "eager"}))
     chosen = [*ROUNDED, "loss.alpha=0.5", "momentum.warmup=false", f"loss.symmetric={symmetric}"]
     settings = load_config("digits", [*SETTINGS, *chosen])
-    whole = build_step(settings, CPU, False, "off")
-    in_pieces = eager(build_step(settings, CPU, False, "on" if compiled else "off"))
+    whole = build_step(settings, CPU, Precision.FP32, "off")
+    in_pieces = eager(build_step(settings, CPU, Precision.FP32, "on" if compiled else "off"))
     piecewise, names = PiecewiseStep(in_pieces, compiled), Names()
     for number, batch in enumerate(batches_of(settings, digits)):
         whole(batch, number)
@@ -233,7 +234,7 @@ def test_the_sum_of_parts_is_the_whole_share() -> None:
 
 def test_the_plain_step_is_the_same_step(settings: Config, digits: Path) -> None:
     """As Algorithm 1 goes: neither layout nor fusing changes what is computed."""
-    plain, ours = build_plain_step(settings, CPU), build_step(settings, CPU, False, "off")
+    plain, ours = build_plain_step(settings, CPU), build_step(settings, CPU, Precision.FP32, "off")
     assert isinstance(plain, PlainStep)
     for number, batch in enumerate(batches_of(settings, digits)):
         plain(batch, number)
@@ -306,7 +307,7 @@ def test_the_work_of_a_linear_encoder_is_that_of_its_products() -> None:
     def build() -> TCC:
         return TCC(settings.model, settings.loss, nn.Sequential(nn.Flatten(), nn.Linear(inputs, d)))
 
-    work = count_work(settings, build, bf16=False)
+    work = count_work(settings, build, Precision.FP32)
     forward = 2 * BATCH * (inputs * d + d * k + k * d)
     assert work["online forward"].flops == work["momentum forward"].flops == forward
     # r and r̂ are sums over the batch, whose contrast with P does not grow with it.
@@ -317,7 +318,7 @@ def test_the_work_of_a_linear_encoder_is_that_of_its_products() -> None:
     assert work["optimiser"].bytes == 28 * parameters
     elements = BATCH * (inputs + d + k + d)
     assert work["online forward"].bytes == 4 * elements
-    assert count_work(settings, build, bf16=True)["online forward"].bytes == 2 * elements
+    assert count_work(settings, build, Precision.BF16)["online forward"].bytes == 2 * elements
 
 
 def test_the_work_of_an_encoder_that_reads_numbers_is_counted() -> None:
@@ -334,14 +335,14 @@ def test_the_work_of_an_encoder_that_reads_numbers_is_counted() -> None:
         def forward(self, x: torch.Tensor) -> Any:
             return self.linear(((x - constant) * self.scale).flatten(1))
 
-    work = count_work(settings, lambda: TCC(settings.model, settings.loss, Own()), bf16=False)
+    work = count_work(settings, lambda: TCC(settings.model, settings.loss, Own()), Precision.FP32)
     assert work["online forward"].flops >= 2 * BATCH * 3 * 8 * 8 * settings.model.feature_dim
 
 
 def test_symmetric_training_is_twice_the_forward_work(settings: Config) -> None:
     def forward(symmetric: str) -> float:
         config = load_config("digits", [*SETTINGS, f"loss.symmetric={symmetric}"])
-        return count_work(config, lambda: TCC(config.model, config.loss), False)["online forward"].flops
+        return count_work(config, lambda: TCC(config.model, config.loss), Precision.FP32)["online forward"].flops
 
     assert forward("true") == 2 * forward("false") > 0
 

@@ -325,7 +325,7 @@ def test_a_run_of_one_split_is_evaluated_on_it_and_on_what_it_has_not_seen(
         started.append(indices)
         return embed(model, dataset, indices, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tcc_fast.session.embed", lambda *given, bf16: noted(*given, 512, bf16))
+    monkeypatch.setattr("tcc_fast.session.embed", lambda *given, precision: noted(*given, 512, precision))
     train(load_config("digits", [*TINY, "data.split=train"]), copy, tmp_path / "run")
     assert "digits: 1,297 images of split train into 10 clusters\n" in capsys.readouterr().out
     assert started == [list(range(500, 1797))]

@@ -35,6 +35,7 @@ from tcc_fast.method.compiled_step import (
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer, learning_rate, set_learning_rate
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
+from tcc_fast.precision import Precision
 from tcc_fast.session import STEPS, _build_training
 from tcc_fast.settings import Config
 from tcc_fast.train import train
@@ -81,7 +82,7 @@ def build(
     model = TCC(settings.model, settings.loss, encoder).double()
     twin = momentum_twin(model)
     optimizer = build_optimizer(model, settings.optim, compiled=kind is not TrainingStep)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model = accelerator.prepare(model)
     queues = build_queues(settings, K, torch.float64)
     return kind(settings, model, twin, queues, optimizer, accelerator, START, **options)
 
@@ -140,27 +141,35 @@ def test_the_compiled_step_is_the_eager_one_and_compiled_once_a_phase(case: str,
         compiled(batch(99), STEPS_ALL)
 
 
-def test_in_bf16_the_compiled_step_is_the_eager_one() -> None:
-    """Through Accelerate's autocast and around it; rounding differs, since compiled code may keep more digits."""
-    settings = config()
-    with fresh_accelerate():
-        accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-        counter = CompileCounterWithBackend("aot_eager")
-        options: list[dict[str, Any]] = [{"backend": counter}, {}]
-        made = [
-            build(kind, settings, accelerator, **more)
-            for kind, more in zip((CompiledStep, TrainingStep), options, strict=True)
-        ]
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
+def test_in_16_bits_the_compiled_step_is_the_eager_one(precision: Precision, accelerator: Accelerator) -> None:
+    """Rounding differs, since compiled code may keep more digits. Gradients that overflow in fp16 are left out by both,
+    of which one has a fused optimiser, which sees to it itself."""
+    settings, counter = config(), CompileCounterWithBackend("aot_eager")
+    made = [
+        build(CompiledStep, settings, accelerator, precision=precision, backend=counter),
+        build(TrainingStep, settings, accelerator, precision=precision),
+    ]
+    for training_step in made:
+        training_step.model.float(), training_step.twin.float()
+        training_step.queues.cluster.float(), training_step.queues.instance.float()
+        if precision is Precision.FP16:
+            training_step.scaler.load_state_dict(training_step.scaler.state_dict() | {"scale": 2.0**40})
+    before = made[0].model.prototypes.detach().clone()
+    for step in range(START, START + 4):
+        data = batch(step)
+        data = Batch(data.view_1.to(precision.dtype), data.view_2.to(precision.dtype), data.index)
+        one, other = (training_step(data, step) for training_step in made)
+        assert one.loss.dtype == torch.float32
+        torch.testing.assert_close(one.loss, other.loss, rtol=0.02, atol=0.02)
         for training_step in made:
-            training_step.model.float(), training_step.twin.float()
-            training_step.queues.cluster.float(), training_step.queues.instance.float()
-        for step in range(START, START + 4):
-            data = batch(step)
-            data = Batch(data.view_1.bfloat16(), data.view_2.bfloat16(), data.index)
-            one, other = (training_step(data, step) for training_step in made)
-            assert one.loss.dtype == torch.float32
-            torch.testing.assert_close(one.loss, other.loss, rtol=0.02, atol=0.02)
-        assert counter.frame_count == 2
+            overflowed = precision is Precision.FP16 and step == START
+            assert torch.equal(training_step.model.prototypes, before) == overflowed
+            if overflowed:
+                assert training_step.scaler.get_scale() == 2.0**39
+                training_step.scaler.load_state_dict(training_step.scaler.state_dict() | {"scale": 2.0**12})
+    torch.testing.assert_close(made[0].model.prototypes, made[1].model.prototypes, rtol=0.02, atol=0.01)
+    assert counter.frame_count == 2
 
 
 def test_after_an_evaluation_in_between_nothing_is_compiled_anew(accelerator: Accelerator) -> None:
@@ -355,17 +364,18 @@ def test_a_run_with_compile_on_is_the_run_without(
     assert losses["on"][:3] == pytest.approx(losses["off"][:3], rel=1e-3)
 
 
-def test_one_run_after_the_other_compiles_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `--seeds` does. Accelerate's wrapper for bf16 would make torch compile for each model, up to a limit."""
+def test_one_run_after_the_other_compiles_nothing_anew(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--seeds` does."""
     counter = CompileCounterWithBackend("eager")
     monkeypatch.setitem(STEPS, "on", partial(CompiledStep, backend=counter))
     settings = config(model={"backbone": "resnet_small", "width": 4}, data={"image_size": SIDE})
     counts = []
-    with fresh_accelerate():
-        accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-        for _ in range(3):
-            _, step = _build_training(settings, accelerator, TCC(settings.model, settings.loss), "on", START)
-            some = batch(0)
-            step(Batch(some.view_1.float(), some.view_2.float(), some.index), 0)
-            counts.append(counter.frame_count)
+    for _ in range(3):
+        model = TCC(settings.model, settings.loss)
+        _, step = _build_training(settings, accelerator, model, "on", START, Precision.BF16)
+        some = batch(0)
+        step(Batch(some.view_1.float(), some.view_2.float(), some.index), 0)
+        counts.append(counter.frame_count)
     assert counts[0] == counts[-1] > 0

@@ -20,6 +20,7 @@ from tcc_fast.config import config_from_tree, load_config
 from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys, scalar_key
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.step import Losses, TrainingStep, build_queues
+from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 from tests import equations
 from tests.conftest import TINY
@@ -492,15 +493,15 @@ def test_the_momentum_forward_keeps_nothing_for_a_backward_pass(accelerator):
         assert kept
 
 
-@pytest.mark.parametrize("bf16", [True, False])
-def test_both_encoders_run_in_the_precision_of_the_run_and_what_follows_in_full(bf16: bool) -> None:
+@pytest.mark.parametrize("precision", Precision)
+def test_both_encoders_run_in_the_precision_of_the_run_and_what_follows_in_full(precision: Precision) -> None:
     settings = load_config("digits", [*TINY, "model.num_clusters=3", "loss.symmetric=false"])
-    step = build_step(settings, torch.device("cpu"), bf16, "off")
-    seen: list[bool] = []
+    step = build_step(settings, torch.device("cpu"), precision, "off")
+    seen: list[torch.dtype] = []
     for network in (step.model, step.twin):
-        network.encoder.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        network.encoder.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     views = torch.randn(8, 3, 8, 8)
     online, momentum = step.online(views, None, True), step.momentum(views, None, True)
-    assert seen == [bf16, bf16]
+    assert seen == [precision.dtype, precision.dtype]
     assert {part.dtype for part in (*online, *momentum)} == {torch.float32}
     assert not any(part.requires_grad for part in momentum)

@@ -251,12 +251,13 @@ def test_torch_keeps_its_threads(pipeline: Any, photos: Path, backend: Backend, 
 @every_backend
 def test_dtype_is_that_of_the_views(pipeline: Any, photos: Path, backend: Backend) -> None:
     full = next(iter(pipeline(photos, *backend)))
-    half = next(iter(pipeline(photos, *backend, dtype=torch.bfloat16)))
-    for name in ("view_1", "view_2"):
-        found = getattr(half, name)
-        assert found.dtype == torch.bfloat16
-        assert found.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(found, getattr(full, name).bfloat16())
+    for dtype in (torch.bfloat16, torch.float16):
+        half = next(iter(pipeline(photos, *backend, dtype=dtype)))
+        for name in ("view_1", "view_2"):
+            found = getattr(half, name)
+            assert found.dtype == dtype
+            assert found.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(found, getattr(full, name).to(dtype))
 
 
 @every_backend

@@ -37,6 +37,7 @@ from tcc_fast.config import load_config
 from tcc_fast.datasets import open_dataset
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.pipelines.view_maker import TensorViews
+from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 from tests.bench.test_bench_step import Quick
 from tests.conftest import TINY, load_tool
@@ -347,9 +348,9 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
 ) -> None:
     order: list[str] = []
 
-    def curve(training_step: Stand, task: Any, bf16: bool, steps: int) -> Curve:
-        order.append(f"{'bf16' if bf16 else 'fp32'} {training_step.mode}")
-        if (bf16, training_step.mode) == (True, "on"):
+    def curve(training_step: Stand, task: Any, precision: Precision, steps: int) -> Curve:
+        order.append(f"{precision} {training_step.mode}")
+        if (precision, training_step.mode) == ("bf16", "on"):
             raise RuntimeError("no compiler")
         return Curve([1.0, 2.0], {"queues.Q.keys": torch.ones(2)})
 
@@ -363,20 +364,21 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
         order.append("one rank")
         raise subprocess.TimeoutExpired("python", seconds)
 
-    built: list[tuple[bool, str]] = []
+    built: list[tuple[Precision, str]] = []
     stand_ins(parts, monkeypatch, built)
     monkeypatch.setattr(parts, "loss_curve", curve)
     monkeypatch.setattr(parts, "watch", watched)
     monkeypatch.setattr(parts, "python", python)
     kept: list[dict[str, str]] = []
     found = parts.measure_verify("verify", parts.sizes(True, work), lambda found: kept.append(dict(found["failures"])))
-    before = ["fp32 off", "bf16 off", "fp32 on", "bf16 on", "watched on", "views", "one rank"]
+    eager, compiled = ([f"{precision} {mode}" for precision in Precision] for mode in ("off", "on"))
     assert [one for one in order if one != "restored"] == [
-        *(one for one in before if one != "views"),
-        *("fp32 graphs", "bf16 graphs", "watched graphs"),
+        *(*eager, *compiled, "watched on", "one rank"),
+        *("fp32 graphs", "bf16 graphs", "fp16 graphs", "watched graphs"),
     ]
-    assert built == [(False, "off"), (True, "off"), (False, "on"), (True, "on")]  # and compiled no more often
-    assert list(found["curves"]) == ["fp32, eager", "bf16, eager", "fp32, compiled", "fp32, graphs", "bf16, graphs"]
+    assert [f"{precision} {mode}" for precision, mode in built] == [*eager, *compiled]  # and compiled no more often
+    curves = [f"{precision}, {mode}" for mode in ("eager", "compiled", "graphs") for precision in Precision]
+    assert [*found["curves"], "bf16, compiled"] == sorted(curves, key="bf16, compiled".__eq__)
     assert list(found["states"]) == ["fp32, eager", "fp32, compiled", "fp32, graphs"]
     assert list(found["watched"]) == ["on"]
     assert found["failures"] == {
@@ -395,24 +397,24 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
 class Stand:
     """In place of a training step."""
 
-    def __init__(self, mode: str, bf16: bool) -> None:
-        self.mode, self.bf16 = mode, bf16
+    def __init__(self, mode: str, precision: Precision) -> None:
+        self.mode, self.precision = mode, precision
 
 
-def stand_ins(parts: ModuleType, monkeypatch: pytest.MonkeyPatch, built: list[tuple[bool, str]]) -> None:
+def stand_ins(parts: ModuleType, monkeypatch: pytest.MonkeyPatch, built: list[tuple[Precision, str]]) -> None:
     """Nothing is compiled or trained; ``built`` are the steps that were."""
 
-    def build(config: Any, device: Any, bf16: bool, mode: str) -> Stand:
-        built.append((bf16, mode))
-        return Stand(mode, bf16)
+    def build(config: Any, device: Any, precision: Precision, mode: str) -> Stand:
+        built.append((precision, mode))
+        return Stand(mode, precision)
 
     monkeypatch.setattr(parts, "compile_mode", lambda *_: "on")
     monkeypatch.setattr(parts, "build_step", build)
-    monkeypatch.setattr(parts, "recorded", lambda step: Stand("graphs", step.bf16))
+    monkeypatch.setattr(parts, "recorded", lambda step: Stand("graphs", step.precision))
     monkeypatch.setattr(parts, "state_of", lambda step: {"queues.Q.keys": torch.zeros(2)})
     monkeypatch.setattr(parts, "restore", lambda step, state: None)
     monkeypatch.setattr(parts, "endless", iter)
-    monkeypatch.setattr(parts, "open_feed", lambda task, compiled: (Feed([task.dtype]), "none"))
+    monkeypatch.setattr(parts, "open_feed", lambda task, compiled: (Feed([task.precision]), "none"))
     monkeypatch.setattr(parts, "view_deviation", lambda recipe, size, device: ViewDeviation(0.001, 2.0, 0.0))
 
 
@@ -423,14 +425,14 @@ class Feed(list[Any]):
         """Nothing to end."""
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", Precision)
 def test_what_is_watched_is_what_trains(
-    precision: str, parts: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
+    precision: Precision, parts: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned: list[Any] = []
 
     def watched(training_step: Stand, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
-        tuned.append((training_step.bf16, next(batches)))
+        tuned.append((training_step.precision, next(batches)))
         return {"steps": steps, "graphs": 2, "compiled_later": 0, "error": None}
 
     stand_ins(parts, monkeypatch, [])
@@ -443,8 +445,7 @@ def test_what_is_watched_is_what_trains(
     )
     found = parts.measure_verify("verify", parts.sizes(True, work), lambda found: None)
     assert found["failures"] == {}
-    one = (True, torch.bfloat16) if precision == "bf16" else (False, torch.float32)
-    assert tuned == [precision, one] * 2
+    assert tuned == [precision, (precision, precision)] * 2
 
 
 def test_the_queue_is_a_share_of_the_step(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,18 +498,18 @@ def test_precision_is_given_back() -> None:
 
 def small_step(compiling: str = "off", *changed: str) -> tuple[TrainingStep, Config]:
     settings = load_config("digits", [*TINY, "model.num_clusters=10", "train.batch_size=8", *changed])
-    return build_step(settings, torch.device("cpu"), False, compiling), settings
+    return build_step(settings, torch.device("cpu"), Precision.FP32, compiling), settings
 
 
 def test_a_curve_is_the_same_again_from_the_same_state(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "STATE_AFTER", 2)
     step, settings = small_step()
     task, beginning = Task(open_dataset(digits), settings, torch.device("cpu")), state_of(step)
-    first = loss_curve(step, task, False, 3)
+    first = loss_curve(step, task, Precision.FP32, 3)
     assert len(first.losses) == 3
     restore(step, beginning)
     assert state_deviation(beginning, first.state, state_of(step)) == dict.fromkeys(KINDS, 1.0)
-    again = loss_curve(step, task, False, 3)
+    again = loss_curve(step, task, Precision.FP32, 3)
     assert again.losses == first.losses
     assert state_deviation(beginning, first.state, again.state) == dict.fromkeys(KINDS, 0.0)
 
@@ -524,13 +525,13 @@ def test_what_stands_still_is_off_by_one(frozen: str, kind: str, digits: Path, m
     monkeypatch.setattr(verify, "STATE_AFTER", 2)
     step, settings = small_step()
     task, beginning = Task(open_dataset(digits), settings, torch.device("cpu")), state_of(step)
-    reference = loss_curve(step, task, False, 2)
+    reference = loss_curve(step, task, Precision.FP32, 2)
     restore(step, beginning)
     if frozen == "update_twin":
         monkeypatch.setattr("tcc_fast.method.step.update_twin", lambda *_: None)
     else:
         monkeypatch.setattr(step.optimizer if frozen == "step" else step, frozen, lambda *_: None)
-    off = state_deviation(beginning, reference.state, loss_curve(step, task, False, 2).state)
+    off = state_deviation(beginning, reference.state, loss_curve(step, task, Precision.FP32, 2).state)
     assert off[kind] == pytest.approx(1.0, abs=1e-3)
 
 
@@ -579,16 +580,16 @@ def test_a_step_that_must_be_compiled_anew_is_noticed(monkeypatch: pytest.Monkey
     views = torch.randn(8, 3, 8, 8)
     batch = Batch(views, views, torch.arange(8))
     smaller = Batch(views[:6], views[:6], torch.arange(6))
-    fine = watch(build_step(settings, torch.device("cpu"), False, "on"), [batch] * 5, 2, 3)
+    fine = watch(build_step(settings, torch.device("cpu"), Precision.FP32, "on"), [batch] * 5, 2, 3)
     assert (fine["error"], fine["compiled_later"], fine["steps"]) == (None, 0, 3)
     torch._dynamo.reset()
-    bad = watch(build_step(settings, torch.device("cpu"), False, "on"), [batch, batch, smaller], 2, 1)
+    bad = watch(build_step(settings, torch.device("cpu"), Precision.FP32, "on"), [batch, batch, smaller], 2, 1)
     assert "recompile" in bad["error"]
     torch._dynamo.reset()
 
 
 def test_views_in_the_dtype_of_the_encoder() -> None:
     batch = Batch(torch.ones(2), torch.ones(2), torch.arange(2))
-    assert in_dtype(batch, True).view_1.dtype == torch.bfloat16
-    assert in_dtype(batch, False).view_2.dtype == torch.float32
-    assert in_dtype(batch, True).index.dtype == torch.int64
+    assert in_dtype(batch, torch.bfloat16).view_1.dtype == torch.bfloat16
+    assert in_dtype(batch, torch.float32).view_2.dtype == torch.float32
+    assert in_dtype(batch, torch.bfloat16).index.dtype == torch.int64
