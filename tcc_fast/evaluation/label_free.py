@@ -13,6 +13,7 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from tcc_fast.batch import Pipeline
+from tcc_fast.evaluation.embed import encode
 from tcc_fast.method.model import TCC
 from tcc_fast.precision import Precision
 
@@ -67,10 +68,8 @@ def view_agreement(model: TCC, pipeline: Pipeline, precision: Precision = Precis
     model.eval()
     same, total = 0, 0
     for batch in pipeline:
-        with precision.autocast(batch.view_1.device):
-            first, second = (model.features(view) for view in (batch.view_1, batch.view_2))
-        chosen = [model.log_assignment(features.float()).argmax(dim=1) for features in (first, second)]
-        same += int((chosen[0] == chosen[1]).sum())
+        first, second = (encode(model, view, precision)[1].argmax(dim=1) for view in (batch.view_1, batch.view_2))
+        same += int((first == second).sum())
         total += len(batch.index)
     model.train(was_training)
     return same / total
