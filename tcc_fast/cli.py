@@ -370,7 +370,7 @@ def bench_step_command(
     check_options(passes, seconds)
     _check_outputs(json_file)
 
-    from tcc_fast.computing import compile_mode
+    from tcc_fast.compiling import compile_mode
     from tcc_fast.datasets import open_dataset
     from tcc_fast.distributed import processes
     from tcc_fast.plan import plan_run

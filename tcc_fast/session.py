@@ -10,15 +10,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, DynamoBackend, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 
-from tcc_fast import computing
 from tcc_fast.batch import Pipeline
+from tcc_fast.compiling import compile_mode, why_not_compiled
+from tcc_fast.cores import cpu_threads
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.idle_gpu import idle_gpu
+from tcc_fast.launch import ignored_precision, open_accelerator
 from tcc_fast.method.batch_norm import average_running_statistics, share_batch_statistics
 from tcc_fast.method.compiled_step import CompiledStep, GraphedStep
 from tcc_fast.method.model import TCC, momentum_twin
@@ -27,7 +29,7 @@ from tcc_fast.method.own_encoder import check_encoder
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.method.step import TrainingStep, build_queues
 from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
-from tcc_fast.precision import Precision, has_arithmetic, resolve_precision, tune
+from tcc_fast.precision import Precision, resolve_precision, tune, why_this_precision
 from tcc_fast.runs.checkpoint import load_training, save_checkpoint
 from tcc_fast.runs.first_weights import find_init, take_weights
 from tcc_fast.runs.run_state import RunState
@@ -37,7 +39,7 @@ from tcc_fast.settings import Config
 from tcc_fast.telemetry import NonFiniteLoss
 
 STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
-"""The kind of step, by what :func:`tcc_fast.computing.compile_mode` returns."""
+"""The kind of step, by what :func:`tcc_fast.compile_mode` returns."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Session:
             raise ValueError("features are not finite at the start of the prototypes: lower optim.lr")
         centres = torch.zeros_like(self.model.prototypes)
         if self.accelerator.is_main_process:
-            threads = computing.cpu_threads(self.accelerator.device)
+            threads = cpu_threads(self.accelerator.device)
             num_clusters, seed = len(self.model.prototypes), self.config.seed
             centres.copy_(find_centres(features, num_clusters, self.config.start, seed, threads))
         from_main_(centres)
@@ -193,7 +195,7 @@ def open_session(
         raise ValueError("train.tensorboard=true needs TensorBoard: pip install tensorboard")
     before = saved.precision if saved and saved.precision else precision
     precision = decide(lambda: resolve_precision(config.train.precision, processes().device, before))
-    accelerator = _open_accelerator(config, run)
+    accelerator = open_accelerator(config, run)
     device = accelerator.device
     dataset = open_dataset(data)
     if saved:
@@ -201,9 +203,9 @@ def open_session(
     counted = config.model.num_clusters is None
     config = with_num_clusters(config, dataset)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
-    compiling = computing.compile_mode(config.train.compile, device, accelerator.num_processes)
+    compiling = compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
-    why_not_compiled = _why_not_compiled(config.train.compile, compiling, device)
+    not_compiled = why_not_compiled(config.train.compile, compiling, device)
     tune(device, precision)
     init = find_init(config.train.init) if config.train.init and not saved else None
     model = _first_model(config, init, say if accelerator.is_main_process else lambda sentence: None)
@@ -214,8 +216,9 @@ def open_session(
         say(choice.sentence)
         unexpected = (
             idle_gpu(device),
-            why_not_compiled,
-            _why_this_precision(config.train.precision, precision, device),
+            not_compiled,
+            why_this_precision(config.train.precision, precision, device),
+            ignored_precision(precision),
         )
         for reason in filter(None, unexpected):
             say(reason)
@@ -233,55 +236,6 @@ def _check_that_clusters_start(config: Config) -> None:
             f"(start.method={config.start.method}), so no cluster would be trained: use more epochs, or "
             "start.method=none"
         )
-
-
-def _open_accelerator(config: Config, run: Path) -> Accelerator:
-    """Accelerate for this run; what `accelerate config` can ask for that would make another step is refused."""
-    try:
-        accelerator = Accelerator(
-            mixed_precision="no",  # the step has its own autocast, and its own scaler of gradients
-            log_with="tensorboard" if config.train.tensorboard else None,
-            project_dir=str(run),
-        )
-    except ValueError as error:
-        if "already been initialized" not in str(error):
-            raise
-        raise ValueError(
-            "this process has used Accelerate before, with a mixed_precision that holds as long as it lives, while "
-            "tcc-fast computes in train.precision: train in a process of its own"
-        ) from None
-    if accelerator.gradient_accumulation_steps > 1:
-        raise ValueError(
-            "gradient accumulation is not there: both contrasts compare within the whole batch, and a part of it "
-            "would be another method. Launch with more processes, or choose a smaller train.batch_size"
-        )
-    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if accelerator.distributed_type not in known:
-        raise ValueError(
-            f"{accelerator.distributed_type.value} is not supported: the networks are replicated. Launch with "
-            "--multi_gpu, or choose no plugin in `accelerate config`"
-        )
-    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
-        raise ValueError("launch with --dynamo_backend no: tcc-fast compiles its step itself, see train.compile")
-    return accelerator
-
-
-def _why_not_compiled(choice: str, compiling: str, device: torch.device) -> str | None:
-    """What a user of a GPU should know of `train.compile=auto`, if it is off. A matter of all ranks."""
-    if (choice, compiling, device.type) != ("auto", "off", "cuda"):
-        return None
-    return f"steps are not compiled for want of {computing.compiler_lacks(device)}: slower, but the same"
-
-
-def _why_this_precision(choice: str, precision: Precision, device: torch.device) -> str | None:
-    """What a user should know of what `train.precision=auto` has become."""
-    if choice != "auto":
-        return None
-    if not has_arithmetic(device, precision):
-        return f"{precision}, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32"
-    if precision is not Precision.BF16 and device.type == "cuda" and not has_arithmetic(device, Precision.BF16):
-        return f"{precision}, since {device} has no arithmetic for bf16"
-    return None
 
 
 def _first_model(config: Config, init: Path | None, say: Callable[[str], None]) -> TCC:

@@ -16,11 +16,10 @@ from tcc_fast.config import load_config
 from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.step import TrainingStep
-from tcc_fast.precision import Precision, resolve_precision, tune
+from tcc_fast.precision import Precision, resolve_precision, tune, why_this_precision
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_state import read_state
-from tcc_fast.session import _why_this_precision
 from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.test_train import assert_same_checkpoints, read_metrics, stop_after, without_speed
@@ -58,8 +57,8 @@ def test_auto_is_the_best_that_a_gpu_has_which_is_said_where_it_is_not_bf16(
     gpu(capability, monkeypatch)
     found = resolve_precision("auto", GPU)
     assert found == precision
-    assert _why_this_precision("auto", found, GPU) == reason
-    assert _why_this_precision(precision, found, GPU) is None  # it was asked for
+    assert why_this_precision("auto", found, GPU) == reason
+    assert why_this_precision(precision, found, GPU) is None  # it was asked for
     assert resolve_precision("fp32", GPU) == "fp32"
 
 
@@ -67,15 +66,15 @@ def test_auto_is_the_best_that_a_gpu_has_which_is_said_where_it_is_not_bf16(
 def test_auto_on_a_cpu(able: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu_computes_in_bf16(able, monkeypatch)
     assert resolve_precision("auto", CPU) == precision
-    assert _why_this_precision("auto", resolve_precision("auto", CPU), CPU) is None
+    assert why_this_precision("auto", resolve_precision("auto", CPU), CPU) is None
 
 
 def test_what_was_chosen_before_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu((9, 0), monkeypatch)
     assert resolve_precision("auto", GPU, "fp32") == "fp32"
     assert resolve_precision("auto", GPU, "fp16") == "fp16"
-    assert _why_this_precision("auto", Precision.FP16, GPU) is None  # it is as fast there
-    assert "fp16, as before; cpu has no" in (_why_this_precision("auto", Precision.FP16, CPU) or "")
+    assert why_this_precision("auto", Precision.FP16, GPU) is None  # it is as fast there
+    assert "fp16, as before; cpu has no" in (why_this_precision("auto", Precision.FP16, CPU) or "")
 
 
 def test_a_gpu_that_cannot_compute_in_the_precision_of_before_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +82,7 @@ def test_a_gpu_that_cannot_compute_in_the_precision_of_before_is_named(monkeypat
     with pytest.raises(ValueError, match="trained in bf16, which cuda:1 cannot compute in: use another device, or"):
         resolve_precision("auto", GPU, "bf16")
     gpu((7, 5), monkeypatch)
-    assert "slower" in (_why_this_precision("auto", resolve_precision("auto", GPU, "bf16"), GPU) or "")
+    assert "slower" in (why_this_precision("auto", resolve_precision("auto", GPU, "bf16"), GPU) or "")
 
 
 @pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("bf16", True), ("fp16", True)])

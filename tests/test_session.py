@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
 from tcc_fast import session as session_module
@@ -18,7 +17,6 @@ from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.optim import learning_rate
 from tcc_fast.reporter import Reporter
 from tcc_fast.session import Session, open_session
-from tcc_fast.settings import Config
 from tcc_fast.train import train
 from tests.conftest import TINY
 from tests.method.test_step import fresh_accelerate
@@ -121,16 +119,6 @@ def test_nothing_alarms_before_clusters_are_trained(
     assert checked == list(range(8, 15))
 
 
-def test_a_process_that_has_used_accelerate_in_16_bits_is_told_to_train_in_another(
-    digits: Path, tiny: Config, tmp_path: Path
-) -> None:
-    """Accelerate keeps its first settings; what it says itself names none of tcc-fast's."""
-    with fresh_accelerate():
-        Accelerator(cpu=True, mixed_precision="bf16")
-        with pytest.raises(ValueError, match=r"with a mixed_precision that holds .* train in a process of its own"):
-            open_session(tiny, digits, tmp_path)
-
-
 @pytest.mark.parametrize("compiling", ["off", "on"])
 def test_all_ranks_begin_with_the_main_ones_networks(
     compiling: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,10 +129,3 @@ def test_all_ranks_begin_with_the_main_ones_networks(
         session.pipeline.close()
     for network in (session.model, session.training.twin):
         assert all((tensor == 2).all() for tensor in network.state_dict().values())
-
-
-def test_a_user_of_gpus_is_told_why_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, why = torch.device("cuda", 0), session_module._why_not_compiled
-    monkeypatch.setattr("tcc_fast.computing.compiler_lacks", lambda device: "Triton")
-    assert why("auto", "off", gpu) == "steps are not compiled for want of Triton: slower, but the same"
-    assert why("auto", "on", gpu) is why("off", "off", gpu) is why("auto", "off", torch.device("cpu")) is None

@@ -48,7 +48,7 @@ from tcc_fast.bench.verify import (
     view_deviation,
     watch,
 )
-from tcc_fast.computing import compile_mode
+from tcc_fast.compiling import compile_mode
 from tcc_fast.config import load_config
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets import open_dataset

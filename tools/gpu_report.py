@@ -40,7 +40,7 @@ from gpu_page import save, write
 from gpu_parts import PARTS, Keep, Sizes, sizes
 
 from tcc_fast.bench.machine import describe_machine, versions
-from tcc_fast.computing import compiler_lacks
+from tcc_fast.compiling import compiler_lacks
 
 
 def begun(before: dict[str, Any] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tcc_fast.batch import Pipeline
 from tcc_fast.bench.decoding import open_decoding
 from tcc_fast.bench.rounds import Source
-from tcc_fast.computing import compile_mode
+from tcc_fast.compiling import compile_mode
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
 from tcc_fast.pipelines import Choice, choose_pipeline, open_backend

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tcc_fast import distributed
 from tcc_fast.batch import Batch
 from tcc_fast.bench.single_process import SingleProcess
-from tcc_fast.computing import compile_mode
+from tcc_fast.compiling import compile_mode
 from tcc_fast.method.batch_norm import share_batch_statistics
 from tcc_fast.method.model import TCC, momentum_twin
 from tcc_fast.method.optim import build_optimizer

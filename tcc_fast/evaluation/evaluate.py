@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
 
-from tcc_fast.computing import cpu_threads
+from tcc_fast.cores import cpu_threads
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.manifest import UNLABELLED
 from tcc_fast.distributed import decide, rank

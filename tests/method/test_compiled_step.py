@@ -20,7 +20,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tcc_fast.batch import Batch
 from tcc_fast.bench.verify import restore, state_of
-from tcc_fast.computing import compile_mode
+from tcc_fast.compiling import compile_mode
 from tcc_fast.config import config_from_tree
 from tcc_fast.method.compiled_step import (
     SCALARS,

@@ -1,4 +1,4 @@
-"""Whether steps are compiled, and how many threads what is computed beside them may have."""
+"""Whether steps are compiled, and for want of what they are not."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tcc_fast.cores import default_workers
 from tcc_fast.distributed import gather_objects
-
-
-def cpu_threads(device: torch.device) -> int | None:
-    """How many threads what is computed on the CPU may have in a process whose networks are on ``device``.
-
-    Beside a GPU its share of the cores, since launchers set OMP_NUM_THREADS to 1; else None: as many as that says.
-    """
-    return None if device.type == "cpu" else default_workers()
 
 
 def compile_mode(choice: str, device: torch.device, processes: int) -> str:
@@ -33,6 +24,13 @@ def compile_mode(choice: str, device: torch.device, processes: int) -> str:
     if choice == "graphs" and (device.type != "cuda" or processes > 1):
         raise ValueError("train.compile=graphs needs a CUDA GPU and a single process: use train.compile=on")
     return choice
+
+
+def why_not_compiled(choice: str, mode: str, device: torch.device) -> str | None:
+    """What a user of a GPU should know of `train.compile=auto`, if it is off. A matter of all ranks."""
+    if (choice, mode, device.type) != ("auto", "off", "cuda"):
+        return None
+    return f"steps are not compiled for want of {compiler_lacks(device)}: slower, but the same"
 
 
 def compiler_lacks(device: torch.device) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcc_fast.computing import compile_mode, compiler_lacks
+from tcc_fast.compiling import compile_mode, compiler_lacks, why_not_compiled
 
 GPU = torch.device("cuda", 0)
 
@@ -35,7 +35,7 @@ def test_auto_compiles_where_it_can(able: Path) -> None:
 def test_ranks_compile_together_or_not_at_all(able: Path, monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
     """They exchange within compiled code: one that could not compile would leave the others waiting."""
     elsewhere = "gcc" if lacking == "elsewhere" else None
-    monkeypatch.setattr("tcc_fast.computing.gather_objects", lambda found: [found, elsewhere])
+    monkeypatch.setattr("tcc_fast.compiling.gather_objects", lambda found: [found, elsewhere])
     if lacking == "here":
         (able / "Python.h").unlink()
     assert compile_mode("auto", GPU, 2) == "off"
@@ -63,3 +63,10 @@ def test_a_compiler_may_be_named_by_the_environment(able: Path, monkeypatch: pyt
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setenv("CC", "/opt/gcc")
     assert compiler_lacks(GPU) is None
+
+
+def test_a_user_of_gpus_is_told_why_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = why_not_compiled
+    monkeypatch.setattr("tcc_fast.compiling.compiler_lacks", lambda device: "Triton")
+    assert why("auto", "off", GPU) == "steps are not compiled for want of Triton: slower, but the same"
+    assert why("auto", "on", GPU) is why("off", "off", GPU) is why("auto", "off", torch.device("cpu")) is None
