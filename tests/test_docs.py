@@ -21,6 +21,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 CHECKS = """
 assert len(found.features) == len(found.cluster) == 5 and found.features.shape[1] == 128
+assert distance.shape == (5, 1) and (distance < 1e-3).all()  # they were trained on
+assert nearest.kneighbors()[0].min() > 0  # another one than itself
 assert "fc.weight" in encoder_weights
 assert vit(128)(torch.zeros(2, 3, 32, 32)).shape == (2, 128)
 assert P.written == 14 * 10  # r̂ of every batch
@@ -32,7 +34,7 @@ def test_python_blocks_run_one_after_another(tmp_path: Path) -> None:
     """In a process of their own, as a reader's."""
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     script = tmp_path / "page.py"
     script.write_text("\n".join([*blocks, CHECKS]), encoding="utf-8")
     done = subprocess.run([sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True)

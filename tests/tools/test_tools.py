@@ -11,8 +11,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from tcc_fast.config import built_in_names, load_config
+from tcc_fast.settings import Config
+from tcc_fast.train import train
 from tests.conftest import TINY, load_study, load_tool
 
 STUDIES = Path(__file__).parents[2] / "tools" / "studies"
@@ -155,12 +158,31 @@ def test_what_ranks_hold_and_send_is_what_the_formulas_say(
     assert "| 2 | cpu | 2,048 |" in capsys.readouterr().out
 
 
+def test_nearness_is_the_cosine_to_another_image() -> None:
+    tool = load_tool("novelty")
+    known = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    half = 0.5**0.5
+    assert tool.nearness(known) == pytest.approx([half, half, half], abs=1e-6)
+    assert tool.nearness(known, torch.tensor([[-1.0, 0.0], [5.0, 5.0]])) == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+def test_novelty_is_chance_for_the_images_that_were_trained_on(
+    digits: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for `nearest`, since each then has itself among those that were trained on."""
+    train(tiny, digits, tmp_path / "run")
+    confidence, nearest = load_tool("novelty").areas(tmp_path / "run", [digits])[0]
+    assert confidence == pytest.approx(0.5)
+    assert nearest < 0.5
+
+
 @pytest.mark.parametrize(
     "command",
     [
         ["how_hard.py", "nowhere"],
         ["choose_seed.py", "nowhere.jsonl"],
         ["compare_starts.py", "nowhere"],
+        ["novelty.py", "nowhere", "--others", "elsewhere"],
         ["fashion_images.py", "nowhere.tgz", "images"],
         ["cifar10_images.py", "nowhere.tgz", "images"],
     ],
