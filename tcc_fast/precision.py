@@ -50,13 +50,13 @@ def resolve_precision(choice: str, device: torch.device, before: str | None = No
     return next(able, Precision.FP32)
 
 
-def why_this_precision(choice: str, precision: Precision, device: torch.device) -> str | None:
-    """What a user should know of what `train.precision=auto` has become."""
+def why_this_precision(choice: str, precision: Precision, device: torch.device, before: str | None) -> str | None:
+    """What a user should know of what `train.precision=auto` has become; ``before`` as in :func:`resolve_precision`."""
     if choice != "auto":
         return None
     if not has_arithmetic(device, precision):
         return f"{precision}, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32"
-    if precision is not Precision.BF16 and device.type == "cuda" and not has_arithmetic(device, Precision.BF16):
+    if before is None and precision is not Precision.BF16 and device.type == "cuda":
         return f"{precision}, since {device} has no arithmetic for bf16"
     return None
 

@@ -125,9 +125,9 @@ class Reporter:
         if not self.log:
             return
         session = self.session
-        session.check_scale()
         images = len(self.log) * session.config.train.batch_size
         line = {"step": session.step, "epoch": epoch} | self.log.read(session.step, images) | {"lr": lr}
+        session.check_scale()  # after the losses, which say more of what became NaN
         self.display.update(line)
         if self.metrics:
             self.metrics.write(line)

@@ -39,7 +39,7 @@ from tcc_fast.settings import Config
 from tcc_fast.telemetry import NonFiniteLoss
 
 STEPS = {"off": TrainingStep, "on": CompiledStep, "graphs": GraphedStep}
-"""The kind of step, by what :func:`tcc_fast.compile_mode` returns."""
+"""The kind of step, by what :func:`tcc_fast.compiling.compile_mode` returns."""
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Session:
                 say(sentence)
         log = load_training(checkpoint, self.training)
         self.pipeline.load_state_dict(saved.pipeline)
-        if saved.loss_scale and self.precision is Precision.FP16:
+        if saved.loss_scale:
             self.training_step.scaler.load_state_dict(saved.loss_scale)
         self.step = saved.step
         return log
@@ -217,7 +217,7 @@ def open_session(
         unexpected = (
             idle_gpu(device),
             not_compiled,
-            why_this_precision(config.train.precision, precision, device),
+            why_this_precision(config.train.precision, precision, device, before),
             ignored_precision(precision),
         )
         for reason in filter(None, unexpected):

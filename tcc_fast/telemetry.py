@@ -18,7 +18,7 @@ ENOUGH_A_CLUSTER = 20
 
 
 class NonFiniteLoss(ValueError):
-    """A loss became NaN or infinite."""
+    """A loss, a parameter or the gradients became NaN or infinite."""
 
 
 class LossLog:

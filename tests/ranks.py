@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tcc_fast.batch import Batch
 from tcc_fast.config import config_from_tree
-from tcc_fast.distributed import gather, keep_own_buffers, leave, own_part, total_over_ranks_, traffic, world_size
+from tcc_fast.distributed import gather, keep_own_buffers, leave, own_part, rank, total_over_ranks_, traffic, world_size
 from tcc_fast.method.batch_norm import BatchNorm2d, average_running_statistics, share_batch_statistics
 from tcc_fast.method.compiled_step import CompiledStep
 from tcc_fast.method.model import TCC, momentum_twin
@@ -33,6 +33,8 @@ from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
 
 STEPS, BATCH, SIDE, DIM = 20, 16, 5, 6
+OVERFLOW = 7
+"""Step in which the last rank's gradients are infinite in fp16."""
 
 OWN_STATISTICS = "batch-norm-of-each"
 
@@ -54,11 +56,12 @@ CASES: dict[str, dict[str, Any]] = {
         "K": 3,
         "J": 50,
         "compiled": True,
+        "precision": Precision.FP16,
         "loss": {"symmetric": True, "swap_weight": 0.8, "swap_neighbours": 4},
         "start": 6,
     },
     "single": {"K": 3, "J": 50, "dtype": torch.float32},
-    # Autocast leaves double precision as it is, but gradients are scaled.
+    # In fp16, gradients are scaled, and overflow once; autocast leaves double precision as it is.
     "scaled": {"K": 3, "J": 50, "precision": Precision.FP16},
     OWN_STATISTICS: {"K": 3, "J": 50, "model": {"sync_batch_norm": False}},
 }
@@ -129,12 +132,18 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
     prepared = accelerator.prepare_model(model, evaluation_mode=compiled)  # as a session does it
     theta, start, precision = keep_own_buffers(prepared), case.get("start", 0), case.get("precision", Precision.FP32)
     step = kind(config, theta, twin, queues, optimizer, accelerator, start, precision)
+    scaler, factor = step.scaler, torch.ones(())
+    scale = scaler.scale
+    scaler.scale = lambda loss: scale(loss) * factor
     found: dict[str, Tensor] = {}
     losses = []
     for number in range(STEPS):
         if not case.get("compiled"):  # in a run, sums grow
             traffic.clear()
         whole = global_batch(number, dtype)
+        overflows = precision is Precision.FP16 and number == OVERFLOW
+        factor.fill_(torch.inf if overflows and rank() == world_size() - 1 else 1.0)
+        scaled_by = scaler.get_scale() if compiled else 1.0  # whose fused optimiser leaves gradients as they are
         begins = number in (0, start)  # a phase, which is compiled once
         with torch.compiler.set_stance("default" if begins else "fail_on_recompile"):
             result = step(Batch(*(own_part(part) for part in (whole.view_1, whole.view_2, whole.index))), number)
@@ -142,7 +151,8 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
         mean = [total_over_ranks_(part.clone()) / world_size() for part in result[:6]]
         losses.append(torch.stack(mean))
         for name, parameter in model.named_parameters():
-            found[f"gradient {number:02} {name}"] = torch.zeros(0) if parameter.grad is None else parameter.grad.clone()
+            there = parameter.grad is not None and not overflows
+            found[f"gradient {number:02} {name}"] = parameter.grad / scaled_by if there else torch.zeros(0)
     found["losses"] = torch.stack(losses)
     if not config.model.sync_batch_norm:
         for network in (model, twin):

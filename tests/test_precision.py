@@ -57,8 +57,8 @@ def test_auto_is_the_best_that_a_gpu_has_which_is_said_where_it_is_not_bf16(
     gpu(capability, monkeypatch)
     found = resolve_precision("auto", GPU)
     assert found == precision
-    assert why_this_precision("auto", found, GPU) == reason
-    assert why_this_precision(precision, found, GPU) is None  # it was asked for
+    assert why_this_precision("auto", found, GPU, None) == reason
+    assert why_this_precision(precision, found, GPU, None) is None  # it was asked for
     assert resolve_precision("fp32", GPU) == "fp32"
 
 
@@ -66,15 +66,17 @@ def test_auto_is_the_best_that_a_gpu_has_which_is_said_where_it_is_not_bf16(
 def test_auto_on_a_cpu(able: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu_computes_in_bf16(able, monkeypatch)
     assert resolve_precision("auto", CPU) == precision
-    assert why_this_precision("auto", resolve_precision("auto", CPU), CPU) is None
+    assert why_this_precision("auto", resolve_precision("auto", CPU), CPU, None) is None
 
 
 def test_what_was_chosen_before_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu((9, 0), monkeypatch)
     assert resolve_precision("auto", GPU, "fp32") == "fp32"
     assert resolve_precision("auto", GPU, "fp16") == "fp16"
-    assert why_this_precision("auto", Precision.FP16, GPU) is None  # it is as fast there
-    assert "fp16, as before; cpu has no" in (why_this_precision("auto", Precision.FP16, CPU) or "")
+    assert why_this_precision("auto", Precision.FP16, GPU, "fp16") is None  # it is as fast there
+    assert "fp16, as before; cpu has no" in (why_this_precision("auto", Precision.FP16, CPU, "fp16") or "")
+    gpu((7, 5), monkeypatch)
+    assert why_this_precision("auto", resolve_precision("auto", GPU, "fp32"), GPU, "fp32") is None  # it was before
 
 
 def test_a_gpu_that_cannot_compute_in_the_precision_of_before_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +84,7 @@ def test_a_gpu_that_cannot_compute_in_the_precision_of_before_is_named(monkeypat
     with pytest.raises(ValueError, match="trained in bf16, which cuda:1 cannot compute in: use another device, or"):
         resolve_precision("auto", GPU, "bf16")
     gpu((7, 5), monkeypatch)
-    assert "slower" in (why_this_precision("auto", resolve_precision("auto", GPU, "bf16"), GPU) or "")
+    assert "slower" in (why_this_precision("auto", resolve_precision("auto", GPU, "bf16"), GPU, "bf16") or "")
 
 
 @pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("bf16", True), ("fp16", True)])
@@ -242,3 +244,19 @@ def test_gradients_that_never_fit_into_fp16_end_the_run(
     said = r"gradients became NaN or infinite in fp16, by step 17; .*start anew .*train\.precision=fp32"
     with pytest.raises(ValueError, match=said):
         train(load_config("digits", [*FP16, "train.epochs=3"]), digits, tmp_path / "run")
+
+
+def test_a_loss_that_is_nan_is_named_also_where_gradients_have_followed_it(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For long enough that the scale has fallen as far as it would by gradients alone."""
+    compare = TrainingStep.compare
+
+    def poisoned(self: TrainingStep, *given: Any) -> Any:
+        losses, keys = compare(self, *given)
+        return losses._replace(loss=losses.loss * torch.nan, loss_cluster=losses.loss_cluster * torch.nan), keys
+
+    monkeypatch.setattr(TrainingStep, "compare", poisoned)
+    config = load_config("digits", [*FP16, "train.epochs=4", "train.log_every=100", "train.checkpoint_every=4"])
+    with pytest.raises(ValueError, match="loss_cluster became nan at step 1"):
+        train(config, digits, tmp_path / "run")

@@ -94,7 +94,7 @@ def measure(length: int, accelerator: Accelerator) -> dict[str, Any]:
     for _ in range(-(-length // BATCH)):
         queues.instance.enqueue_no_sync(keys)
     peak = peak_memory(device) - before
-    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
+    prepared, optimizer = accelerator.prepare_model(model), build_optimizer(model, config.optim)
     gradients = [0]
     if isinstance(prepared, DistributedDataParallel):
 
@@ -141,7 +141,7 @@ def expected(ranks: int) -> dict[str, int]:
 
 def work(lengths: list[int], results: Path) -> None:
     """What each launched process does; the main one writes."""
-    accelerator = Accelerator(cpu=processes().device.type == "cpu")
+    accelerator = Accelerator(cpu=processes().device.type == "cpu", mixed_precision="no")
     found = [gather_objects(measure(length, accelerator)) for length in lengths]
     if accelerator.is_main_process:
         results.write_text(json.dumps(found), encoding="utf-8")

@@ -287,11 +287,11 @@ def verify_section(result: dict[str, Any]) -> list[str]:
     """Curves at a few steps, and what was watched."""
     failed = [f"- **failed**: {one}: {why}" for one, why in result["failures"].items()]
     watched = [
-        f"- compile={mode}: {one['graphs']} graphs, and {one['compiled_later']} more in {one['steps']} steps that may "
+        f"- {variant}: {one['graphs']} graphs, and {one['compiled_later']} more in {one['steps']} steps that may "
         f"not wait: {one['error'] or 'none did'}"
         if one["graphs"] is not None
-        else f"- compile={mode}: the warm-up failed: {one['error']}"
-        for mode, one in result["watched"].items()
+        else f"- {variant}: the warm-up failed: {one['error']}"
+        for variant, one in result["watched"].items()
     ]
     watched += [
         f"- {one} after ten steps, off by: " + ", ".join(f"{kind} {100 * value:.2g} %" for kind, value in state.items())
@@ -336,7 +336,7 @@ def run_section(result: dict[str, Any]) -> list[str]:
     return [f"- images: {result['why']}; the wall time is of `tcc-fast train`, all of it", "", *table(head, rows)]
 
 
-COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49", "#5c4d7d")
+COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49", "#5c4d7d", "#00798c", "#8d5524", "#e377c2", "#7f7f7f")
 
 
 def curves_svg(curves: dict[str, list[float]]) -> str:

@@ -169,7 +169,6 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
     config, data = real_set("digits", amount)
     trained = resolve_precision(config.train.precision, amount.device)
     task = Task(open_dataset(data), config, amount.device)
-    as_trained = replace(task, precision=trained)
     modes = ("off",) if amount.compiling == "off" else ("off", "on", "graphs")
     found: dict[str, Any] = {"curves": {}, "deviations": {}, "states": {}, "tolerance": TOLERANCE, "watched": {}}
     states: dict[str, State] = {}
@@ -197,12 +196,12 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
                 beginning = build(precision, "off")[1]
                 found["states"][variant] = state_deviation(beginning, states[REFERENCE], curve.state)
 
-    def watch_steps(mode: str) -> None:
-        tune(amount.device, trained)
-        pipeline, _ = open_feed(as_trained, compiled=mode != "off")
+    def watch_steps(variant: str, precision: Precision, mode: str) -> None:
+        tune(amount.device, precision)
+        pipeline, _ = open_feed(replace(task, precision=precision), compiled=mode != "off")
         with closing(pipeline):
-            step = begin(trained, mode)
-            found["watched"][mode] = watch(step, endless(pipeline), 6, amount.watched)
+            step = begin(precision, mode)
+            found["watched"][variant] = watch(step, endless(pipeline), 6, amount.watched)
 
     def compare_views() -> None:
         size = 96 if amount.epochs is None else 16
@@ -221,7 +220,9 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
             variant = f"{precision}, {NAMES[mode]}"
             pieces[f"losses, {variant}"] = partial(draw, variant, precision, mode)
         if mode == modes[-1] or mode == "on":
-            pieces[f"watched, {mode}"] = partial(watch_steps, mode)
+            for precision in dict.fromkeys((trained, Precision.FP16)):  # whose scaled gradients must not be waited for
+                variant = f"{precision}, {NAMES[mode]}"
+                pieces[f"watched, {variant}"] = partial(watch_steps, variant, precision, mode)
     if amount.compiling != "off":
         pieces["views"] = compare_views
     pieces["one rank"] = start_one_rank

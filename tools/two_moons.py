@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from tcc_fast.batch import Batch
+from tcc_fast.bench.single_process import SingleProcess
 from tcc_fast.config import config_from_tree
 from tcc_fast.evaluation.metrics import clustering_accuracy
 from tcc_fast.method.model import TCC, momentum_twin
@@ -94,10 +94,9 @@ def train(seed: int, departures: Departures) -> Result:
     mlp = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))
     model = TCC(config.model, config.loss, encoder=mlp)
     twin = momentum_twin(model)
-    accelerator = Accelerator(cpu=True)
-    prepared, optimizer = accelerator.prepare(model, build_optimizer(model, config.optim))
+    optimizer = build_optimizer(model, config.optim)
     start = START if config.start.method == "kmeans" else 0
-    step_once = TrainingStep(config, prepared, twin, build_queues(config, 2), optimizer, accelerator, start)
+    step_once = TrainingStep(config, model, twin, build_queues(config, 2), optimizer, SingleProcess(), start)
     random = torch.Generator().manual_seed(seed)
     losses = []
     for step in range(STEPS):

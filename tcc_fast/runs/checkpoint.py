@@ -9,7 +9,7 @@ A run's folder holds ``checkpoints/step-XXXXXXXXX/`` with
 - ``optimizer.safetensors``: the optimiser's state, as ``parameter name:entry``;
 - ``rng.safetensors``: torch's generators;
 - ``log.safetensors``: losses not yet reported, when a run was stopped within an epoch;
-- ``state.json``: step, pipeline state, precision, config, data set, and the sha256 of every other file.
+- ``state.json``: step, pipeline state, precision, scale of the loss, config, data set, sha256 of every other file.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def build(settings: Config, accelerator: Accelerator, start_step: int = 0, lr: f
     encoder = nn.Sequential(nn.Linear(INPUT, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, D))
     model = NotingTCC(settings.model, settings.loss, encoder).double()
     twin = momentum_twin(model)
-    prepared, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=lr))
+    prepared, optimizer = accelerator.prepare_model(model), torch.optim.SGD(model.parameters(), lr=lr)
     queues = build_queues(settings, K, torch.float64)
     return TrainingStep(settings, prepared, twin, queues, optimizer, accelerator, start_step)
 

@@ -355,7 +355,7 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
         return Curve([1.0, 2.0], {"queues.Q.keys": torch.ones(2)})
 
     def watched(training_step: Stand, batches: Any, warm_up: int, steps: int) -> dict[str, Any]:
-        order.append(f"watched {training_step.mode}")
+        order.append(f"watched {training_step.precision} {training_step.mode}")
         if training_step.mode == "graphs":
             raise torch.OutOfMemoryError("all gone")
         return {"steps": steps, "graphs": 2, "compiled_later": 0, "error": None}
@@ -366,6 +366,7 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
 
     built: list[tuple[Precision, str]] = []
     stand_ins(parts, monkeypatch, built)
+    monkeypatch.setattr(parts, "resolve_precision", lambda choice, device: Precision.BF16)
     monkeypatch.setattr(parts, "loss_curve", curve)
     monkeypatch.setattr(parts, "watch", watched)
     monkeypatch.setattr(parts, "python", python)
@@ -373,25 +374,26 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
     found = parts.measure_verify("verify", parts.sizes(True, work), lambda found: kept.append(dict(found["failures"])))
     eager, compiled = ([f"{precision} {mode}" for precision in Precision] for mode in ("off", "on"))
     assert [one for one in order if one != "restored"] == [
-        *(*eager, *compiled, "watched on", "one rank"),
-        *("fp32 graphs", "bf16 graphs", "fp16 graphs", "watched graphs"),
+        *(*eager, *compiled, "watched bf16 on", "watched fp16 on", "one rank"),
+        *("fp32 graphs", "bf16 graphs", "fp16 graphs", "watched bf16 graphs", "watched fp16 graphs"),
     ]
     assert [f"{precision} {mode}" for precision, mode in built] == [*eager, *compiled]  # and compiled no more often
     curves = [f"{precision}, {mode}" for mode in ("eager", "compiled", "graphs") for precision in Precision]
     assert [*found["curves"], "bf16, compiled"] == sorted(curves, key="bf16, compiled".__eq__)
     assert list(found["states"]) == ["fp32, eager", "fp32, compiled", "fp32, graphs"]
-    assert list(found["watched"]) == ["on"]
+    assert list(found["watched"]) == ["bf16, compiled", "fp16, compiled"]
     assert found["failures"] == {
         "losses, bf16, compiled": "RuntimeError: no compiler",
-        "watched, graphs": "OutOfMemoryError: all gone",
+        "watched, bf16, graphs": "OutOfMemoryError: all gone",
+        "watched, fp16, graphs": "OutOfMemoryError: all gone",
         "one rank": "TimeoutExpired: Command 'python' timed out after 180.0 seconds",
     }
     assert len(kept) == len(order) + 1
-    assert kept[0]["watched, graphs"] == "not finished"
+    assert kept[0]["watched, fp16, graphs"] == "not finished"
     goals = page.verify_goals(found)
     assert [goal.reached for goal in goals] == [False, True, True, False, False, False]
     assert goals[0].measured == "0.0 %; losses, bf16, compiled failed"
-    assert "- **failed**: watched, graphs: OutOfMemoryError: all gone" in page.verify_section(found)
+    assert "- **failed**: watched, bf16, graphs: OutOfMemoryError: all gone" in page.verify_section(found)
 
 
 class Stand:
@@ -426,7 +428,7 @@ class Feed(list[Any]):
 
 
 @pytest.mark.parametrize("precision", Precision)
-def test_what_is_watched_is_what_trains(
+def test_what_is_watched_is_what_trains_and_fp16_beside_it(
     precision: Precision, parts: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned: list[Any] = []
@@ -445,7 +447,8 @@ def test_what_is_watched_is_what_trains(
     )
     found = parts.measure_verify("verify", parts.sizes(True, work), lambda found: None)
     assert found["failures"] == {}
-    assert tuned == [precision, (precision, precision)] * 2
+    each = dict.fromkeys((precision, Precision.FP16))
+    assert tuned == [step for _ in ("on", "graphs") for one in each for step in (one, (one, one))]
 
 
 def test_the_queue_is_a_share_of_the_step(parts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
