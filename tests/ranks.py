@@ -143,7 +143,6 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
         whole = global_batch(number, dtype)
         overflows = precision is Precision.FP16 and number == OVERFLOW
         factor.fill_(torch.inf if overflows and rank() == world_size() - 1 else 1.0)
-        scaled_by = scaler.get_scale() if compiled else 1.0  # whose fused optimiser leaves gradients as they are
         begins = number in (0, start)  # a phase, which is compiled once
         with torch.compiler.set_stance("default" if begins else "fail_on_recompile"):
             result = step(Batch(*(own_part(part) for part in (whole.view_1, whole.view_2, whole.index))), number)
@@ -152,7 +151,7 @@ def train(case: dict[str, Any], accelerator: Accelerator, parts: int = 1) -> dic
         losses.append(torch.stack(mean))
         for name, parameter in model.named_parameters():
             there = parameter.grad is not None and not overflows
-            found[f"gradient {number:02} {name}"] = parameter.grad / scaled_by if there else torch.zeros(0)
+            found[f"gradient {number:02} {name}"] = parameter.grad.clone() if there else torch.zeros(0)
     found["losses"] = torch.stack(losses)
     if not config.model.sync_batch_norm:
         for network in (model, twin):
