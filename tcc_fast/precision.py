@@ -31,7 +31,7 @@ class Precision(StrEnum):
 def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> Precision:
     """What a choice means. `auto`: as it was ``before``, or else 16 bits where the device has arithmetic for them.
 
-    Elsewhere these are slower than fp32 (bf16 on CPUs two to six times), but what has begun in them is not computed
+    Elsewhere these are slower than fp32 (on CPUs two to ten times), but what has begun in them is not computed
     otherwise.
 
     Raises:
@@ -55,14 +55,16 @@ def why_this_precision(choice: str, precision: Precision, device: torch.device, 
     if choice != "auto":
         return None
     if not has_arithmetic(device, precision):
-        return f"{precision}, as before; {device} has no arithmetic for it, so this is slower than it was or than fp32"
+        return (
+            f"{precision}, as before; torch knows of no arithmetic for it on {device}, so this may be slower than fp32"
+        )
     if before is None and precision is not Precision.BF16 and device.type == "cuda":
         return f"{precision}, since {device} has no arithmetic for bf16"
     return None
 
 
 def has_arithmetic(device: torch.device, precision: Precision) -> bool:
-    """Whether the device is made for computing in that."""
+    """Whether the device is made for computing in that, as far as torch knows."""
     if precision is Precision.FP32:
         return True
     if device.type == "cuda":

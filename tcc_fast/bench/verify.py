@@ -68,7 +68,10 @@ def state_of(step: TrainingStep) -> State:
 
 
 def restore(step: TrainingStep, state: State) -> None:
-    """Put a step back to where it was, with an optimiser that has seen nothing; compiled code stays valid."""
+    """Put a step back to where it was, with an optimiser that has seen nothing; compiled code stays valid.
+
+    In fp16 the scale of the loss stays, which changes no gradient that does not overflow.
+    """
     with torch.no_grad():
         for name, tensor in _changed_by(step).items():
             tensor.copy_(state[name])

@@ -157,7 +157,7 @@ class TrainingStep:
         return Losses(*(part.detach() for part in losses))
 
     def move_theta(self) -> None:
-        """Let the optimiser use the gradients that are there; fused, without waiting for the device."""
+        """Let the optimiser use the gradients that are there; one that is fused need not wait for the device."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -113,17 +113,19 @@ class Names:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # asked for by torch.compile, which hides the warning
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("compiled", "precision"), [(False, Precision.FP32), (True, Precision.FP32), (False, Precision.FP16)]
+)
 def test_the_pieces_together_are_the_step(
-    symmetric: bool, compiled: bool, digits: Path, monkeypatch: pytest.MonkeyPatch
+    symmetric: bool, compiled: bool, precision: Precision, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So what is measured is what a step does. Compiled, every piece is one graph: `fullgraph` allows no other."""
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, **options | {"backend": "eager"}))
     chosen = [*ROUNDED, "loss.alpha=0.5", "momentum.warmup=false", f"loss.symmetric={symmetric}"]
     settings = load_config("digits", [*SETTINGS, *chosen])
-    whole = build_step(settings, CPU, Precision.FP32, "off")
-    in_pieces = eager(build_step(settings, CPU, Precision.FP32, "on" if compiled else "off"))
+    whole = build_step(settings, CPU, precision, "off")
+    in_pieces = eager(build_step(settings, CPU, precision, "on" if compiled else "off"))
     piecewise, names = PiecewiseStep(in_pieces, compiled), Names()
     for number, batch in enumerate(batches_of(settings, digits)):
         whole(batch, number)
