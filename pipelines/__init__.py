@@ -5,8 +5,8 @@
 `order.py` which images make up a batch · `resident.py`, its memory filled by `fill.py` (on a GPU by `dali_fill.py`) ·
 `ffcv_views.py`, with what works in FFCV's loader (`ffcv_inside.py`) · `dali_views.py`, its graph (`dali_graph.py`) and
 what the graph is given (`dali_feed.py`) · `torch_views.py` the reference · `view_maker.py` who makes the views, on a
-CPU `cpu/` · `decoded.py` images without a pipeline · `damage.py` those that cannot be decoded · `memory.py` and
-`installed.py` what the machine has.
+CPU `cpu/`, on a GPU with the kernels of `cuda/` · `decoded.py` images without a pipeline · `damage.py` those that
+cannot be decoded · `memory.py` and `installed.py` what the machine has.
 """
 
 from __future__ import annotations

@@ -5,14 +5,15 @@ Both give the same views, up to rounding; `tcc_fast.views.augment` is the refere
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tcc_fast.draws import keys_of_each, uniform
 from tcc_fast.settings import AugmentConfig
-from tcc_fast.views.augment import apply, finish
+from tcc_fast.views.augment import finish, place
 from tcc_fast.views.numbers import NUM_DRAWS
 from tcc_fast.views.view_parameters import ViewParameters, parameters_of
 
@@ -94,9 +95,10 @@ def view_maker(
 
 
 class TensorViews:
-    """`ViewMaker` by batched tensor work; `compiled`: fused by torch.compile, which pays on CUDA only.
+    """`ViewMaker` by batched tensor work, both views as one batch of 2 B, by half as many kernels.
 
-    Both views are made as one batch of 2 B, by half as many kernels.
+    `compiled`: what moves pixels is fused by torch.compile, and what changes colours is done by kernels of our own
+    (`tcc_fast.pipelines.cuda`), which pays on CUDA only.
     """
 
     def __init__(
@@ -112,14 +114,20 @@ class TensorViews:
         self.recipe, self.image_size, self.dtype, self.device = recipe, image_size, dtype, device
         self.mean, self.std = mean.to(device), std.to(device)
         self.products = torch.float32 if dtype == torch.float32 else torch.float16  # no coarser than the views will be
-        self._make, self._end = self._make_views, self._finish_view
+        self._place = self._place_views
+        self._finish: Callable[[Tensor, Tensor], Tensor] = self._finish_views
         if compiled:
-            # Three channels are put side by side where they are made, not by a kernel that copies them there.
-            # (It has no effect in torch 2.11.)
-            names = (name for name in torch._inductor.list_options() if name.endswith("pointwise_cat_inputs"))
-            options: dict[str, Any] = dict.fromkeys(names, 0)
-            self._make = torch.compile(self._make_views, fullgraph=True, dynamic=False, options=options)
-            self._end = torch.compile(self._finish_view, fullgraph=True, dynamic=False, options=options)
+            self._place = torch.compile(self._place_views, fullgraph=True, dynamic=False)
+            self._finish = self._compiled_finish()
+
+    def _compiled_finish(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """By kernels of our own where they run."""
+        if self.device.type == "cuda":
+            from tcc_fast.pipelines.cuda.finish import LARGEST, Finish
+
+            if self.image_size <= LARGEST:
+                return Finish(self.recipe, self.image_size, self.mean, self.std, self.products, self.dtype)
+        return torch.compile(self._finish_views, fullgraph=True, dynamic=False)
 
     @torch.no_grad()
     def views_of_stored(
@@ -127,27 +135,26 @@ class TensorViews:
     ) -> tuple[Tensor, Tensor]:
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
         numbers = uniform(keys_of_each(bases, index).flatten(), NUM_DRAWS)
-        view_1, view_2 = self._make(images, sizes, index - first, numbers).chunk(2)
+        levels, rows = self._place(images, sizes, index - first, numbers)
+        view_1, view_2 = self._finish(levels, rows).chunk(2)
         return view_1, view_2
 
     @torch.no_grad()
     def views_of_crops(self, crops: Tensor, parameters: Tensor) -> Tensor:
-        return self._end(crops, to_device(parameters, self.device))
+        return self._finish(crops.permute(0, 3, 1, 2).unsqueeze(0), to_device(parameters.float(), self.device))
 
     def close(self) -> None:
         """Nothing works in the background."""
 
-    def _make_views(self, images: Tensor, sizes: Tensor, row: Tensor, numbers: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8, (N, 2), (B,) and (2 B, NUM_DRAWS) to (2 B, 3, S, S)."""
+    def _place_views(self, images: Tensor, sizes: Tensor, row: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W, 3) uint8, (N, 2), (B,) and (2 B, NUM_DRAWS) to what :meth:`_finish_views` takes."""
         chosen = images[row].permute(0, 3, 1, 2)
         heights, widths = sizes[row].repeat(2, 1).unbind(1)
         parameters = parameters_of(self.recipe, numbers, heights, widths)
-        views = apply(
-            chosen, parameters, self.recipe, self.image_size, self.mean, self.std, (heights, widths), self.products
-        )
-        return views.to(self.dtype)
+        levels = place(chosen, parameters, self.recipe, self.image_size, (heights, widths), self.products)
+        return levels, parameters.chosen_by_column()
 
-    def _finish_view(self, crops: Tensor, rows: Tensor) -> Tensor:
+    def _finish_views(self, levels: Tensor, rows: Tensor) -> Tensor:
+        """(V, B, 3, S, S) in 0..255 and (V B, NUM_PARAMETERS) float32 to (V B, 3, S, S)."""
         parameters = ViewParameters.unpack(rows)
-        images = crops.permute(0, 3, 1, 2).to(torch.float32) / 255.0
-        return finish(images, parameters, self.recipe, self.mean, self.std, self.products).to(self.dtype)
+        return finish(levels.flatten(0, 1), parameters, self.recipe, self.mean, self.std, self.products).to(self.dtype)

@@ -205,7 +205,11 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
 
     def compare_views() -> None:
         size = 96 if amount.epochs is None else 16
-        found["views"] = view_deviation(load_config("imagenet10").augment, size, amount.device)._asdict()
+        recipe = load_config("imagenet10").augment
+        found["views"] = {
+            str(precision): view_deviation(recipe, size, amount.device, precision.dtype)._asdict()
+            for precision in (Precision.FP32, Precision.FP16)
+        }
 
     def start_one_rank() -> None:
         ran = python("-m", "tcc_fast.bench.one_rank", seconds=ONE_RANK_LIMIT)

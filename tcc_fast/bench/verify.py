@@ -122,8 +122,10 @@ class ViewDeviation(NamedTuple):
     """Share of the views that are off by more than a level somewhere."""
 
 
-def view_deviation(recipe: AugmentConfig, image_size: int, device: torch.device, count: int = 256) -> ViewDeviation:
-    """Views of noise and of smooth images in fp32, made by compiled code and by the same code as it is written."""
+def view_deviation(
+    recipe: AugmentConfig, image_size: int, device: torch.device, dtype: torch.dtype = torch.float32, count: int = 256
+) -> ViewDeviation:
+    """Views of noise and of smooth images, made by compiled code in ``dtype``, and by eager code in float32."""
     generator = torch.Generator().manual_seed(0)
     stored = image_size * 4 // 3
     coarse = torch.rand(count, 3, 8, 8, generator=generator)
@@ -136,13 +138,13 @@ def view_deviation(recipe: AugmentConfig, image_size: int, device: torch.device,
     with exact_products(True):
         made = [
             torch.cat(
-                TensorViews(recipe, image_size, zero, one, device, torch.float32, compiled).views_of_stored(
+                TensorViews(recipe, image_size, zero, one, device, made_in, compiled).views_of_stored(
                     images, sizes, index, bases
                 )
             )
-            for compiled in (False, True)
+            for compiled, made_in in ((False, torch.float32), (True, dtype))
         ]
-    off = 255 * (made[1] - made[0]).abs()
+    off = 255 * (made[1].float() - made[0]).abs()
     return ViewDeviation(float(off.mean()), float(off.max()), float((off.flatten(1).amax(dim=1) > 1).float().mean()))
 
 

@@ -48,7 +48,7 @@ def apply(
         (V B, 3, S, S) float32, normalised, channels-last.
     """
     placed = place(images, parameters, recipe, size, geometry, products)
-    return finish(placed, parameters, recipe, mean, std, products)
+    return finish(placed.flatten(0, 1), parameters, recipe, mean, std, products)
 
 
 def place(
@@ -59,7 +59,11 @@ def place(
     geometry: tuple[Tensor, Tensor] | None = None,
     products: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`; (V B, 3, S, S) in 0..1."""
+    """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`.
+
+    Returns:
+        (V, B, 3, S, S) in 0..255, in ``products``.
+    """
     height, width = images.shape[-2:]
     levels = images.to(torch.float32)
     top, left, box_h, box_w = parameters.box.unbind(1)
@@ -70,22 +74,30 @@ def place(
         top, box_h = _stored_span(top, box_h, heights, height)
         left, box_w = _stored_span(left, box_w, widths, width)
     if recipe.has_affine:
-        levels = levels.repeat(len(top) // len(levels), 1, 1, 1)
+        levels = levels.repeat(len(top) // len(images), 1, 1, 1)  # each view has an image of its own from here on
         levels = affine(levels, parameters.angle, parameters.shear, parameters.zoom, aspect)
     placed = crop_resize(levels.to(products), top, left, box_h, box_w, parameters.flip, size)
-    return placed.to(torch.float32) / 255.0
+    return placed[0].unflatten(0, (-1, len(images))) if recipe.has_affine else placed
 
 
 def finish(
-    images: Tensor,
+    levels: Tensor,
     parameters: ViewParameters,
     recipe: AugmentConfig,
     mean: Tensor,
     std: Tensor,
     products: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What changes colours: jitter, grey, blur, normalise. (B, 3, S, S) in 0..1 to normalised ones, channels-last."""
-    rgb = colour_jitter(channels(images), parameters, recipe)
+    """What changes colours: jitter, grey, blur, normalise.
+
+    Args:
+        levels: (B, 3, S, S) in 0..255, of any dtype.
+        parameters: of these views; the others as for :func:`apply`.
+
+    Returns:
+        (B, 3, S, S) float32, normalised, channels-last.
+    """
+    rgb = colour_jitter(channels(levels.to(torch.float32) / 255.0), parameters, recipe)
     if recipe.grey:
         luma = grey(rgb)
         rgb = where(parameters.grey, RGB(luma, luma, luma), rgb)
@@ -116,5 +128,5 @@ def whole_view(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
     no_flip = torch.zeros(count, dtype=torch.bool, device=images.device)
     levels = images.to(torch.float32) / 255.0
     if (height, width) != (size, size):
-        levels = crop_resize(levels, zero, zero, zero + height, zero + width, no_flip, size)
+        (levels,) = crop_resize(levels, zero, zero, zero + height, zero + width, no_flip, size)
     return normalize(levels, mean, std)

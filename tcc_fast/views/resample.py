@@ -62,7 +62,7 @@ def resize_weights(start: Tensor, length: Tensor, source: int, size: int, flip: 
 def crop_resize(
     images: Tensor, top: Tensor, left: Tensor, box_h: Tensor, box_w: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """Crop, antialiased resize and horizontal flip: (B, 3, H, W) and (V B,) each to (V B, 3, S, S), in their dtype."""
+    """Crop, antialiased resize and horizontal flip: (B, 3, H, W) and (V B,) each to (V, B, 3, S, S), in their dtype."""
     count, (height, width) = len(images), images.shape[-2:]
     top, left, box_h, box_w, flip = (_by_image(values, count) for values in (top, left, box_h, box_w, flip))
     rows = resize_weights(top, box_h, height, size)
@@ -87,7 +87,7 @@ def _products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         columns: (B V, T, W).
 
     Returns:
-        (V B, 3, S, T), the first views of all images first.
+        (V, B, 3, S, T); in memory an image's views lie one after the other, and a row's channels beside each other.
     """
     count, _, height, width = images.shape
     views, size = len(rows) // count, rows.shape[1]
@@ -95,7 +95,7 @@ def _products(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     lines = rows.view(count, views * size, height) @ lines
     lines = lines.view(count * views, size * 3, width)  # of a view, a row has three lines
     made = lines @ columns.transpose(1, 2)
-    return made.view(count, views, size, 3, -1).permute(1, 0, 3, 2, 4).flatten(0, 1)
+    return made.view(count, views, size, 3, -1).permute(1, 0, 3, 2, 4)
 
 
 def blur_kernel_size(size: int) -> int:
@@ -106,7 +106,7 @@ def blur_kernel_size(size: int) -> int:
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """GaussianBlur with a sigma for each image and reflected borders: (B, 3, S, S) to the same, in their dtype."""
     weights = _blur_matrix(sigma, images.shape[-1]).to(images.dtype)
-    return _products(images, weights, weights)
+    return _products(images, weights, weights)[0]
 
 
 def _blur_matrix(sigma: Tensor, size: int) -> Tensor:

@@ -46,11 +46,23 @@ class ViewParameters:
     sigma: Tensor
     """(B,) pixels."""
 
+    def columns(self) -> list[Tensor]:
+        """(B,) each, in the order of `tcc_fast.views.numbers`."""
+        first = [self.angle, self.shear, self.zoom, *self.box.unbind(1), self.flip, self.jitter]
+        return [*first, *self.factors.unbind(1), *self.order.unbind(1), self.grey, self.blur, self.sigma]
+
     def pack(self) -> Tensor:
         """All of them in one tensor, (B, NUM_PARAMETERS) float64, to be copied at once."""
-        single = [self.angle, self.shear, self.zoom, *self.box.unbind(1), self.flip, self.jitter]
-        last = [*self.factors.unbind(1), *self.order.unbind(1), self.grey, self.blur, self.sigma]
-        return torch.stack([column.to(torch.float64) for column in single + last], dim=1)
+        return torch.stack([column.to(torch.float64) for column in self.columns()], dim=1)
+
+    def chosen_by_column(self) -> Tensor:
+        """As :meth:`pack`, in float32: a choice for each element, which torch.compile makes one kernel of, where of a
+        stack it makes one for each column."""
+        place = torch.arange(at.NUM_PARAMETERS, device=self.sigma.device)
+        rows = torch.zeros(1, dtype=torch.float32, device=self.sigma.device)
+        for number, column in enumerate(self.columns()):
+            rows = torch.where(place == number, column.to(torch.float32).unsqueeze(1), rows)
+        return rows
 
     @staticmethod
     def unpack(rows: Tensor) -> ViewParameters:

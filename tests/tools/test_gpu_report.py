@@ -156,13 +156,17 @@ def test_goals_are_reached_missed_or_not_measured(page: ModuleType) -> None:
     assert found["graphs compiled after warm-up"].reached is None
 
 
+def views_off_by(mean: float) -> dict[str, float]:
+    return {"mean": mean, "largest": 3.0, "off": 0.01}
+
+
 def verified(**changed: Any) -> dict[str, Any]:
     watched = {"steps": 100, "graphs": 2, "compiled_later": 0, "error": None}
     fine = {
         "curves": {"fp32, eager": [1.0, 2.0], "bf16, compiled": [1.0, 2.0]},
         "deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.04},
         "states": {"fp32, eager": {"twin": 0.0}, "fp32, compiled": {"twin": 0.02, "queues": 0.0}},
-        "views": {"mean": 0.004, "largest": 3.0, "off": 0.01},
+        "views": {"fp32": views_off_by(0.004), "fp16": views_off_by(0.04)},
         "watched": {"on": watched},
         "one_rank": {"ok": True, "backend": "nccl"},
         "failures": {},
@@ -194,7 +198,8 @@ def verified(**changed: Any) -> dict[str, Any]:
         ({"one_rank": None, "failures": {"one rank": "it took too long"}}, [True, True, True, True, True, False]),
         ({"states": {"fp32, graphs": {"twin": 1.0}}}, [True, False, True, True, True, True]),
         ({"states": {"fp32, eager": {"twin": 0.0}}}, [True, None, True, True, True, True]),
-        ({"views": {"mean": 0.3, "largest": 9.0, "off": 0.5}}, [True, True, False, True, True, True]),
+        ({"views": {"fp32": views_off_by(0.03), "fp16": views_off_by(0.04)}}, [True, True, False, True, True, True]),
+        ({"views": {"fp32": views_off_by(0.004), "fp16": views_off_by(0.3)}}, [True, True, False, True, True, True]),
         (
             {
                 "curves": {},
@@ -417,7 +422,7 @@ def stand_ins(parts: ModuleType, monkeypatch: pytest.MonkeyPatch, built: list[tu
     monkeypatch.setattr(parts, "restore", lambda step, state: None)
     monkeypatch.setattr(parts, "endless", iter)
     monkeypatch.setattr(parts, "open_feed", lambda task, compiled: (Feed([task.precision]), "none"))
-    monkeypatch.setattr(parts, "view_deviation", lambda recipe, size, device: ViewDeviation(0.001, 2.0, 0.0))
+    monkeypatch.setattr(parts, "view_deviation", lambda *_: ViewDeviation(0.001, 2.0, 0.0))
 
 
 class Feed(list[Any]):
@@ -556,9 +561,12 @@ def test_compiled_views_are_compared_with_eager_ones(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(TensorViews, "views_of_stored", shifted)
     monkeypatch.setattr(verify, "TensorViews", maker)
     wrong = 0
-    assert view_deviation(recipe, 24, device, 16) == (0.0, 0.0, 0.0)
+    assert view_deviation(recipe, 24, device, count=16) == (0.0, 0.0, 0.0)
+    found = view_deviation(recipe, 24, device, torch.float16, count=16)
+    assert 0.001 < found.mean < 0.1
+    assert found.off == 0
     wrong = 1
-    found = view_deviation(recipe, 24, device, 16)
+    found = view_deviation(recipe, 24, device, count=16)
     assert found.mean > 1
     assert found.off > 0.9
 

@@ -116,7 +116,7 @@ def test_crop_resize_equals_torchvision(kind: str, height: int, width: int, size
     sources = in_unit(kind, len(where), height, width)
     flip = torch.arange(len(where)) % 2 == 1
     box = torch.tensor(where, dtype=torch.float32)
-    found = crop_resize(sources, *box.unbind(1), flip, size)
+    (found,) = crop_resize(sources, *box.unbind(1), flip, size)
     for source, corner, flipped, view in zip(sources, where, flip, found, strict=True):
         expected = reference.resized_crop(source, *corner, size=[size, size], antialias=True)
         if flipped:
@@ -127,7 +127,7 @@ def test_crop_resize_equals_torchvision(kind: str, height: int, width: int, size
 def test_crop_of_the_views_own_size_copies_the_pixels() -> None:
     sources = in_unit("noise", 2, 20, 30)
     top, left, side = torch.tensor([0.0, 12.0]), torch.tensor([22.0, 3.0]), torch.full((2,), 8.0)
-    found = crop_resize(sources, top, left, side, side, torch.tensor([False, True]), 8)
+    (found,) = crop_resize(sources, top, left, side, side, torch.tensor([False, True]), 8)
     assert torch.equal(found[0], sources[0, :, :8, 22:])
     assert torch.equal(found[1], sources[1, :, 12:, 3:11].flip(2))
 
