@@ -63,6 +63,15 @@ def why_this_precision(choice: str, precision: Precision, device: torch.device, 
     return None
 
 
+def inference_precision(trained: Precision, device: torch.device) -> tuple[Precision, str | None]:
+    """What a trained model computes in, and what a user should know of it: as it was trained, but fp32 where that is
+    faster. Nothing goes on from here, so nothing has to stay what it was."""
+    if has_arithmetic(device, trained):
+        return trained, None
+    why = f"torch knows of no arithmetic for {trained}, in which it was trained, on {device}"
+    return Precision.FP32, f"computing in fp32: {why}; a few images may come out otherwise"
+
+
 def has_arithmetic(device: torch.device, precision: Precision) -> bool:
     """Whether the device is made for computing in that, as far as torch knows."""
     if precision is Precision.FP32:

@@ -18,7 +18,7 @@ from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.notice import Notice
-from tcc_fast.precision import Precision, resolve_precision, tune, why_this_precision
+from tcc_fast.precision import Precision, inference_precision, resolve_precision, tune, why_this_precision
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_state import read_state
@@ -127,14 +127,34 @@ def test_a_run_stays_in_its_precision_on_another_machine(
     assert [line for line in said if "no arithmetic" in line] == (
         ["bf16, as before; torch knows of no arithmetic for it on cpu, so this may be slower than fp32"] if able else []
     )
-    slow = (
-        pytest.warns(Notice, match="computing in bf16, as before; torch knows of no arithmetic")
-        if able
-        else nullcontext()
-    )
-    with slow:
-        assert open_trained(tmp_path / "run").precision == precision  # its figures, too, are those of before
-        assert evaluate(tmp_path / "run", baselines=()).to_json()["precision"] == precision
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_trained_model_computes_as_it_was_trained_or_in_fp32_where_that_is_faster(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: bool
+) -> None:
+    stopped = stop_on_a_machine(digits, tmp_path / "run", monkeypatch, able=True)
+    cpu_computes_in_bf16(able, monkeypatch)
+    why = "computing in fp32: torch knows of no arithmetic for bf16, in which"
+    with nullcontext() if able else pytest.warns(Notice, match=why):
+        assert open_trained(stopped).precision == ("bf16" if able else "fp32")
+        found = evaluate(stopped, baselines=()).to_json()
+    assert found["precision"] == ("bf16" if able else "fp32")
+
+
+def test_what_a_gpu_infers_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, trained, wanted in (
+        ((9, 0), "bf16", "bf16"),
+        ((9, 0), "fp16", "fp16"),
+        ((7, 5), "bf16", "fp32"),
+        ((7, 5), "fp16", "fp16"),
+        ((6, 1), "fp16", "fp32"),
+        ((6, 1), "fp32", "fp32"),
+    ):
+        gpu(capability, monkeypatch)
+        precision, why = inference_precision(Precision(trained), GPU)
+        assert precision == wanted
+        assert (why is None) == (trained == wanted)
 
 
 def test_a_checkpoint_that_does_not_say_its_precision_goes_on_in_that_of_the_machine(

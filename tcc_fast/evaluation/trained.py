@@ -15,7 +15,7 @@ from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.model import TCC
 from tcc_fast.notice import Notice
 from tcc_fast.pipelines.damage import Damage
-from tcc_fast.precision import Precision, resolve_precision, tune, why_this_precision
+from tcc_fast.precision import Precision, inference_precision, resolve_precision, tune
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import RunState, read_state
@@ -88,11 +88,10 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
             Notice,
             stacklevel=2,
         )
-    choice = state.config.train.precision
-    precision = resolve_precision(choice, device, state.precision)
-    why = why_this_precision(choice, precision, device, state.precision)
+    as_trained = state.precision or resolve_precision(state.config.train.precision, device)
+    precision, why = inference_precision(Precision(as_trained), device)
     if why and rank() == 0:
-        warnings.warn(f"computing in {why}", Notice, stacklevel=2)
+        warnings.warn(why, Notice, stacklevel=2)
     model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)
     return TrainedModel(checkpoint, state, model, device, precision)
 
