@@ -33,8 +33,8 @@ WARM_UP = 3
 def keep_pooling_whole() -> None:
     """Have Inductor compile the gradient of max pooling as one kernel, in the layout that its images have.
 
-    From torch 2.13 on it would add it up in zeros, in fp32, channels first and atomically: at 96 px with a 7×7 stem, by
-    Inductor's count, 7 % of the bytes of a ResNet-34's step.
+    Of that in an encoder of the user's own; ours has `tcc_fast.method.max_pool`. From torch 2.13 on it would be added
+    up in zeros, in fp32, channels first and atomically.
     """
     from torch._inductor.decomposition import decompositions, select_decomp_table
 

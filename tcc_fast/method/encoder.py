@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
 from tcc_fast.method.batch_norm import BatchNorm2d
+from tcc_fast.method.max_pool import MaxPool
 from tcc_fast.method.own_encoder import build_own_encoder
 from tcc_fast.settings import ModelConfig
 
@@ -45,7 +46,7 @@ def _stem(channels: int, kind: str) -> nn.Sequential:
         convolution = nn.Conv2d(3, channels, 3, 1, 1, bias=False)
         return nn.Sequential(convolution, BatchNorm2d(channels), nn.ReLU(inplace=True))
     convolution = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
-    return nn.Sequential(convolution, BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(convolution, BatchNorm2d(channels), nn.ReLU(inplace=True), MaxPool())
 
 
 def build_encoder(config: ModelConfig) -> nn.Module:
@@ -63,4 +64,6 @@ def build_encoder(config: ModelConfig) -> nn.Module:
         encoder.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
         encoder.maxpool = nn.Identity()
+    else:
+        encoder.maxpool = MaxPool()
     return encoder

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,12 @@ from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.augment import finish
 from tcc_fast.views.resample import blur_kernel_size
 from tcc_fast.views.view_parameters import ViewParameters, draw
+from tests.absent_gpu import CAPABILITIES, Kernels
+from tests.interpreted import interpret
 
 triton = pytest.importorskip("triton", reason="torch was built without Triton")
 
-from tcc_fast.pipelines.cuda import finish as kernels  # noqa: E402
+from tcc_fast.pipelines.cuda import finish as finish_module  # noqa: E402
 from tcc_fast.pipelines.cuda.blur import tiling  # noqa: E402
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
@@ -102,14 +100,9 @@ IN_HALF = Case(EVERYTHING, images(2, 12, 33).half(), parameters_of(EVERYTHING, 2
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """By the kernels, of all cases."""
-    folder = tmp_path_factory.mktemp("interpreted")
-    given = {name: case.arguments() for name, case in {**CASES, "half": IN_HALF}.items()}
-    torch.save(given, folder / "cases.pt")
-    script = Path(__file__).with_name("interpreted.py")
-    command = [sys.executable, str(script), str(folder / "cases.pt"), str(folder / "views.pt")]
-    subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
-    views: dict[str, Tensor] = torch.load(folder / "views.pt")
-    return views
+    cases = {**CASES, "half": IN_HALF}
+    given = {name: (finish_module.__name__, "Finish", list(case.arguments())) for name, case in cases.items()}
+    return interpret(given, tmp_path_factory.mktemp("interpreted"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -138,7 +131,7 @@ def test_the_cases_ask_for_everything() -> None:
 
 def test_every_blur_reads_what_it_needs() -> None:
     tilings = set()
-    for size in range(3, kernels.LARGEST + 1):
+    for size in range(3, finish_module.LARGEST + 1):
         half = blur_kernel_size(size) // 2
         tile, window = tiling(half)
         assert tile + 2 * half <= window
@@ -147,75 +140,18 @@ def test_every_blur_reads_what_it_needs() -> None:
     assert tested == tilings
 
 
-class AbsentGpu:
-    """What Triton asks of a driver when it compiles, for a GPU that is not there."""
-
-    def __init__(self, capability: int) -> None:
-        self.capability = capability
-
-    def get_current_target(self) -> Any:
-        return triton.backends.compiler.GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-@pytest.fixture
-def compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any]:
-    """compile_for(capability, kernel, *arguments, **constants): what a launch would compile."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-    def compiled(capability: int, kernel: Any, *arguments: Any, **constants: Any) -> Any:
-        monkeypatch.setattr(triton.runtime.driver, "_active", AbsentGpu(capability))
-        kernel.device_caches.clear()  # Triton takes it that a device stays what it is
-        try:
-            return kernel.warmup(*arguments, grid=(1,), **constants)
-        finally:
-            kernel.device_caches.clear()
-
-    return compiled
-
-
-SHARED = 64 * 2**10
-"""Bytes that a program may share on every GPU since Turing."""
-
-
-@pytest.mark.parametrize("capability", [75, 80, 90, 120])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("size", [32, 224, 499])
 @pytest.mark.parametrize("dtypes", [HALF, SINGLE], ids=["16 bits", "32 bits"])
 def test_kernels_compile_for_gpus(
-    compile_for: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capability: int,
-    size: int,
-    dtypes: tuple[torch.dtype, torch.dtype],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capability: int, size: int, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
-    """And share no more memory than these have. The launches are those of `Finish`, of which none is made."""
     if dtypes == HALF and capability >= 80:
         dtypes = (torch.float16, torch.bfloat16)
-    launched = []
-
-    class Launches:
-        def __init__(self, kernel: Any) -> None:
-            self.kernel = kernel
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-            def launch(*arguments: Any, **constants: Any) -> None:
-                launched.append(compile_for(capability, self.kernel, *arguments, **constants))
-
-            return launch
-
-    for name in ("change_colours", "blur"):
-        monkeypatch.setattr(kernels, name, Launches(getattr(kernels, name)))
+    launched = Kernels(finish_module, ["change_colours", "blur"], capability, monkeypatch, tmp_path)
     placed = torch.empty(2, 2, size, 3, size, dtype=dtypes[0]).permute(1, 0, 3, 2, 4)
     cut = torch.empty(1, 4, size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
     for recipe, levels in ((EVERYTHING, placed), (EVERYTHING, cut), (NO_BLUR, placed)):
-        maker = kernels.Finish(recipe, size, MEAN, STD, *dtypes)
+        maker = finish_module.Finish(recipe, size, MEAN, STD, *dtypes)
         maker(levels, parameters_of(recipe, 4).pack().float())
-    assert len(launched) == 5
-    for kernel in launched:
-        assert kernel.asm["cubin"]
-        assert kernel.metadata.shared <= SHARED
+    launched.check(5)
