@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tcc_fast.draws import keys_of_each, uniform
+from tcc_fast.draws import fastest_bits, uniform_of_each
 from tcc_fast.settings import AugmentConfig
 from tcc_fast.views.augment import finish, place
 from tcc_fast.views.numbers import NUM_DRAWS
@@ -114,6 +114,7 @@ class TensorViews:
         self.recipe, self.image_size, self.dtype, self.device = recipe, image_size, dtype, device
         self.mean, self.std = mean.to(device), std.to(device)
         self.products = torch.float32 if dtype == torch.float32 else torch.float16  # no coarser than the views will be
+        self._bits = fastest_bits(device, compiled)
         self._place = self._place_views
         self._finish: Callable[[Tensor, Tensor], Tensor] = self._finish_views
         if compiled:
@@ -134,7 +135,7 @@ class TensorViews:
         self, images: Tensor, sizes: Tensor, index: Tensor, bases: tuple[int, int], first: int = 0
     ) -> tuple[Tensor, Tensor]:
         # The hashing stays outside of what is compiled: Inductor would do parts of it in 32 bits.
-        numbers = uniform(keys_of_each(bases, index).flatten(), NUM_DRAWS)
+        numbers = uniform_of_each(bases, index, NUM_DRAWS, self._bits).flatten(0, 1)
         levels, rows = self._place(images, sizes, index - first, numbers)
         view_1, view_2 = self._finish(levels, rows).chunk(2)
         return view_1, view_2

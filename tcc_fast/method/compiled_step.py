@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tcc_fast.batch import Batch
 from tcc_fast.distributed import average_gradients_
+from tcc_fast.draws import fastest_bits
 from tcc_fast.method.model import momentum_at, update_twin
 from tcc_fast.method.step import SCALAR_LOSSES, Keys, Losses, Noises, TrainingStep
 
@@ -69,6 +70,7 @@ class CompiledStep(TrainingStep):
         super().__init__(*args, **kwargs)
         device = self.twin.prototypes.device
         self._alpha, self._step_size = DeviceScalar(device), DeviceScalar(device)
+        self._bits = fastest_bits(device, compiled=True)
         if backend == "inductor":
             keep_pooling_whole()
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tcc_fast.batch import Batch
 from tcc_fast.distributed import rank, sum_over_ranks, world_size
-from tcc_fast.draws import STREAM_GUMBEL, gumbel, keys_of_each, scalar_key
+from tcc_fast.draws import STREAM_GUMBEL, BitsOfEach, bits_of_each, gumbel_of_each, scalar_key
 from tcc_fast.method.assign import cluster_representation, cluster_sums
 from tcc_fast.method.losses import (
     assignment_entropy,
@@ -135,6 +135,7 @@ class TrainingStep:
         self.config, self.model, self.twin, self.queues = config, model, twin, queues
         self.optimizer, self.accelerator, self.start_step = optimizer, accelerator, start_step
         self.precision = precision
+        self._bits: BitsOfEach = bits_of_each
         device = queues.instance.keys.device
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
         self._theta: TCC = accelerator.unwrap_model(model)  # once, since that looks through all its modules
@@ -272,7 +273,7 @@ class TrainingStep:
         if not (self.config.loss.gumbel and self.clusters_on(step)):
             return (None,) * len(streams)
         bases = [scalar_key(STREAM_GUMBEL, self.config.seed, step, stream) for stream in streams]
-        return gumbel(keys_of_each(bases, index), self.twin.prototypes.shape[0]).unbind(0)
+        return gumbel_of_each(bases, index, self.twin.prototypes.shape[0], self._bits).unbind(0)
 
     def alpha_at(self, step: int) -> float:
         """α of this step."""
