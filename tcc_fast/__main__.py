@@ -69,7 +69,7 @@ def _advice(error: Exception) -> str | None:
         return f"out of memory ({_first_line(error)}): {LESS}"
     if "no kernel image is available" in str(error):
         return f"torch cannot use this GPU ({_first_line(error)}): {OTHER_TORCH}"
-    if any(kind.__module__.startswith(COMPILERS) for kind in type(error).__mro__):
+    if any(kind.__module__.startswith(COMPILERS) for kind in type(error).__mro__) or _is_of_triton(error):
         traceback.print_exception(error)  # for who mends the compiler
         return f"compiling failed ({type(error).__name__}): {UNCOMPILED}"
     return None
@@ -91,6 +91,14 @@ UNCOMPILED = (
 )
 """Where steps or views cannot be compiled."""
 COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
+
+
+def _is_of_triton(error: Exception) -> bool:
+    """Whether it is not there, or an error came through it: what it lacks (a C compiler, say), it says in others'."""
+    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return (isinstance(error, ImportError) and error.name == "triton") or any(
+        name.partition(".")[0] == "triton" for name in frames
+    )
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
 Calls = tuple[str, str, list[tuple[Any, ...]]]
 """A module, something in it to call, and arguments for it, then for what it returns, and so on."""
 
@@ -19,8 +20,9 @@ Calls = tuple[str, str, list[tuple[Any, ...]]]
 def interpret(cases: dict[str, Calls], folder: Path) -> dict[str, Any]:
     """What each returns. ``folder``: for what is exchanged."""
     torch.save(cases, folder / "cases.pt")
-    command = [sys.executable, str(Path(__file__)), str(folder / "cases.pt"), str(folder / "results.pt")]
-    subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
+    command = [sys.executable, "-m", "tests.interpreted", str(folder / "cases.pt"), str(folder / "results.pt")]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run(command, env=environment, cwd=ROOT, check=True)  # this tree's code, whatever else is installed
     results: dict[str, Any] = torch.load(folder / "results.pt")
     return results
 

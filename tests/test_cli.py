@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -265,6 +266,23 @@ def test_what_can_be_done_when_compiling_fails_is_said_behind_the_traceback(said
     assert "libcuda.so cannot be found!" in said
     last = said.strip().splitlines()[-1]
     assert last.startswith("tcc-fast: compiling failed (BackendCompilerFailed): with train.compile=off")
+
+
+def from_triton() -> Exception:
+    """An error of another kind than Triton's own, by what it could not do."""
+    code = compile("def build(): raise RuntimeError('Failed to find C compiler')", "build.py", "exec")
+    module: dict[str, Any] = {"__name__": "triton.runtime.build"}
+    exec(code, module)
+    with pytest.raises(RuntimeError) as failed:
+        module["build"]()
+    return failed.value
+
+
+@pytest.mark.parametrize("error", [from_triton(), ModuleNotFoundError("No module named 'triton'", name="triton")])
+def test_what_triton_lacks_is_a_matter_of_compiling(error: Exception, said_on: Said) -> None:
+    said = said_on(error)
+    assert str(error) in said
+    assert f"tcc-fast: compiling failed ({type(error).__name__}): with train.compile=off" in said
 
 
 def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from gpu_page import REFERENCE, SPEED, TOLERANCE, SpeedCase
 
 from tcc_fast.bench import Task, compare
 from tcc_fast.bench.contenders import open_feed
+from tcc_fast.bench.own_kernels import share_that_differs
 from tcc_fast.bench.queue_cost import queue_milliseconds
 from tcc_fast.bench.show import say_on_stderr
 from tcc_fast.bench.step import bench_step
@@ -167,6 +168,7 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
     may leave a process in which nothing works any more. A step is compiled once in each precision.
     """
     config, data = real_set("digits", amount)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"stem": "7x7"})})  # it has our pooling
     trained = resolve_precision(config.train.precision, amount.device)
     task = Task(open_dataset(data), config, amount.device)
     modes = ("off",) if amount.compiling == "off" else ("off", "on", "graphs")
@@ -208,8 +210,11 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
         recipe = load_config("imagenet10").augment
         found["views"] = {
             str(precision): view_deviation(recipe, size, amount.device, precision.dtype)._asdict()
-            for precision in (Precision.FP32, Precision.FP16)
+            for precision in Precision
         }
+
+    def compare_kernels() -> None:
+        found["kernels"] = share_that_differs(amount.device)
 
     def start_one_rank() -> None:
         ran = python("-m", "tcc_fast.bench.one_rank", seconds=ONE_RANK_LIMIT)
@@ -229,6 +234,8 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
                 pieces[f"watched, {variant}"] = partial(watch_steps, variant, precision, mode)
     if amount.compiling != "off":
         pieces["views"] = compare_views
+    if amount.compiling != "off" and amount.device.type == "cuda":
+        pieces["own kernels"] = compare_kernels
     pieces["one rank"] = start_one_rank
     found["failures"] = dict.fromkeys(pieces, "not finished")
     for piece in sorted(pieces, key=lambda piece: "graphs" in piece):

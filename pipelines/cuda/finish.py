@@ -13,6 +13,8 @@ from tcc_fast.views.resample import blur_kernel_size
 
 BLOCK = 1024
 """Pixels whose colours a program changes at a time."""
+FEW = 1000
+"""Views: of fewer, each is shared by more threads, or most of a large GPU would have nothing to do."""
 LARGEST = 499
 """Side of the largest views: the blur of larger ones would share more memory in a program than every GPU has."""
 
@@ -66,7 +68,7 @@ class Finish:
                 SIZE=size,
                 BLURS=self.blurs,
                 BLOCK=BLOCK,
-                num_warps=4,
+                num_warps=8 if count < FEW else 4,
             )
             if self.blurs:
                 half = blur_kernel_size(size) // 2

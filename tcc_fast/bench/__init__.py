@@ -12,8 +12,8 @@ and ratios · `machine.py` what on · `show.py`, `show_step.py` and `plot.py` fo
 `bench step`: `step.py` all of it · `stepping.py` the step as a contender, for one process (`single_process.py`) ·
 `plain.py` what it is compared with · `parts.py` its pieces · `roofline.py` what the device allows.
 
-For the report of a GPU: `verify.py` whether what was tuned is right, `one_rank.py` also with collectives ·
-`queue_cost.py` what a long Q costs.
+For the report of a GPU: `verify.py` whether what was tuned is right, `own_kernels.py` our kernels, `one_rank.py`
+also with collectives · `queue_cost.py` what a long Q costs.
 """
 
 from tcc_fast.bench.comparison import check_options, compare

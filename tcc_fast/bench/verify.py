@@ -3,6 +3,7 @@ ones, and what a step must not do."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -181,26 +182,50 @@ def watch(training_step: TrainingStep, batches: Iterable[Batch], warm_up: int, s
     """Train, and see to it that after the warm-up nothing waits for the device and nothing is compiled.
 
     Returns:
-        ``steps``; ``graphs``, how many were compiled by then; ``compiled_later`` (0 if all is well; both None if the
-        warm-up failed), and ``error``: what torch says if a step waits for a GPU, would be compiled anew or fails, else
-        None. Waiting is only seen on a GPU.
+        ``steps``; ``graphs``, how many were compiled by then; ``compiled_later``, graphs and Triton's kernels (0 if all
+        is well; both None if the warm-up failed), and ``error``: what torch says if a step waits for a GPU, would be
+        compiled anew or fails, else None. Waiting is only seen on a GPU.
     """
     taken = iter(batches)
     device = training_step.twin.prototypes.device
     before = later = error = None
+    kernels: list[str] = []
     try:
         for step, batch in enumerate(islice(taken, warm_up)):
             training_step(batch, step)
         before = counters["stats"]["unique_graphs"]
-        with refusing_to_wait(device), torch.compiler.set_stance("fail_on_recompile"):
+        with (
+            refusing_to_wait(device),
+            torch.compiler.set_stance("fail_on_recompile"),
+            kernels_compiled() as kernels,
+        ):
             for step in range(warm_up, warm_up + steps):
                 set_learning_rate(training_step.optimizer, 1e-3 / (1 + step))
                 training_step(next(taken), step)
     except RuntimeError as reason:  # whatever it is, the report shall say it
         error = f"{type(reason).__name__}: {reason}".splitlines()[0]
     if before is not None:
-        later = counters["stats"]["unique_graphs"] - before
+        later = counters["stats"]["unique_graphs"] - before + len(kernels)
     return {"steps": steps, "graphs": before, "compiled_later": later, "error": error}
+
+
+@contextmanager
+def kernels_compiled() -> Iterator[list[str]]:
+    """The names of what Triton compiles meanwhile by itself, for arguments that it has not met."""
+    names: list[str] = []
+    if importlib.util.find_spec("triton") is None:
+        yield names
+        return
+    from triton import knobs
+
+    def note(**about: Any) -> None:
+        names.append(about["repr"])
+
+    before, knobs.runtime.jit_post_compile_hook = knobs.runtime.jit_post_compile_hook, note
+    try:
+        yield names
+    finally:
+        knobs.runtime.jit_post_compile_hook = before
 
 
 @contextmanager

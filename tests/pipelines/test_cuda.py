@@ -17,6 +17,7 @@ from tcc_fast.views.resample import blur_kernel_size
 from tcc_fast.views.view_parameters import ViewParameters, draw
 from tests.absent_gpu import CAPABILITIES, Kernels
 from tests.interpreted import interpret
+from tests.pipelines.whole_views import settings
 
 triton = pytest.importorskip("triton", reason="torch was built without Triton")
 
@@ -117,6 +118,27 @@ def test_16_bits_are_off_by_less_than_half_a_level(made: dict[str, Tensor]) -> N
     assert made["half"].dtype == torch.float16
     off = 255 * STD.view(3, 1, 1) * (made["half"].float() - IN_HALF.wanted()).abs()
     assert 1e-4 < float(off.max()) < 0.5
+
+
+AFFINE: dict[str, Any] = {"rotation": 20.0, "shear": 10.0, "zoom": (0.8, 1.2)}
+
+
+def test_whole_views_are_those_of_plain_tensor_work(tmp_path: Path) -> None:
+    """From images to views: what places pixels hands over what the kernels take, with and without an affine map."""
+    generator = torch.Generator().manual_seed(0)
+    stored = torch.randint(256, (12, 28, 36, 3), generator=generator, dtype=torch.uint8)
+    stored[3], stored[4], stored[5] = 255, 0, stored[5][..., :1]
+    sizes = torch.randint(15, 60, (12, 2), generator=generator)
+    where = (stored, sizes, torch.tensor([7, 3, 4, 5, 0, 11, 3]))
+    module, calls, wanted = "tests.pipelines.whole_views", {}, {}
+    for name, recipe in {"plain": EVERYTHING, "affine": EVERYTHING.model_copy(update=AFFINE)}.items():
+        wanted[name] = torch.cat(settings(recipe, torch.float32).views_of_stored(*where, (11, 22)))
+        for dtype in (torch.float32, torch.float16):
+            calls[f"{name} {dtype}"] = (module, "whole_views", [(settings(recipe, dtype), *where)])
+    for name, found in interpret(calls, tmp_path).items():
+        off = 255 * STD.view(3, 1, 1) * (found.float() - wanted[name.split()[0]]).abs()
+        assert off.max() < (0.5 if "float16" in name else 0.005)
+        assert found.stride() == wanted[name.split()[0]].stride()
 
 
 def test_the_cases_ask_for_everything() -> None:

@@ -156,8 +156,10 @@ def test_goals_are_reached_missed_or_not_measured(page: ModuleType) -> None:
     assert found["graphs compiled after warm-up"].reached is None
 
 
-def views_off_by(mean: float) -> dict[str, float]:
-    return {"mean": mean, "largest": 3.0, "off": 0.01}
+def views(**means: float) -> dict[str, dict[str, float]]:
+    """By how much they are off, little unless otherwise said."""
+    means = {"fp32": 0.004, "fp16": 0.04, "bf16": 0.2} | means
+    return {precision: {"mean": mean, "largest": 3.0, "off": 0.01} for precision, mean in means.items()}
 
 
 def verified(**changed: Any) -> dict[str, Any]:
@@ -166,7 +168,8 @@ def verified(**changed: Any) -> dict[str, Any]:
         "curves": {"fp32, eager": [1.0, 2.0], "bf16, compiled": [1.0, 2.0]},
         "deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.04},
         "states": {"fp32, eager": {"twin": 0.0}, "fp32, compiled": {"twin": 0.02, "queues": 0.0}},
-        "views": {"fp32": views_off_by(0.004), "fp16": views_off_by(0.04)},
+        "views": views(),
+        "kernels": {"noise": 0.0, "max pooling, bf16": 0.0},
         "watched": {"on": watched},
         "one_rank": {"ok": True, "backend": "nccl"},
         "failures": {},
@@ -177,29 +180,35 @@ def verified(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({}, [True, True, True, True, True, True]),
-        ({"deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.06}}, [False, True, True, True, True, True]),
-        ({"deviations": {"fp32, eager": 0.0, "bf16, compiled": float("nan")}}, [False, True, True, True, True, True]),
+        ({}, [True, True, True, True, True, True, True]),
+        ({"deviations": {"fp32, eager": 0.0, "bf16, compiled": 0.06}}, [False, True, True, True, True, True, True]),
+        (
+            {"deviations": {"fp32, eager": 0.0, "bf16, compiled": float("nan")}},
+            [False, True, True, True, True, True, True],
+        ),
         (
             {"watched": {"on": {"steps": 9, "graphs": 2, "compiled_later": 1, "error": "called a synchronizing"}}},
-            [True, True, True, False, False, True],
+            [True, True, True, False, False, True, True],
         ),
         (
             {"watched": {"on": {"steps": 9, "graphs": 2, "compiled_later": 0, "error": "would recompile"}}},
-            [True, True, True, False, False, True],
+            [True, True, True, False, False, True, True],
         ),
         (
             {"watched": {"on": {"steps": 9, "graphs": None, "compiled_later": None, "error": "no compiler"}}},
-            [True, True, True, False, False, True],
+            [True, True, True, False, False, True, True],
         ),
-        ({"one_rank": {"ok": False, "error": "no NCCL"}}, [True, True, True, True, True, False]),
-        ({"failures": {"losses, bf16, graphs": "cannot record"}}, [False, True, True, True, True, True]),
-        ({"failures": {"watched, graphs": "cannot record"}}, [True, True, True, False, False, True]),
-        ({"one_rank": None, "failures": {"one rank": "it took too long"}}, [True, True, True, True, True, False]),
-        ({"states": {"fp32, graphs": {"twin": 1.0}}}, [True, False, True, True, True, True]),
-        ({"states": {"fp32, eager": {"twin": 0.0}}}, [True, None, True, True, True, True]),
-        ({"views": {"fp32": views_off_by(0.03), "fp16": views_off_by(0.04)}}, [True, True, False, True, True, True]),
-        ({"views": {"fp32": views_off_by(0.004), "fp16": views_off_by(0.3)}}, [True, True, False, True, True, True]),
+        ({"one_rank": {"ok": False, "error": "no NCCL"}}, [True, True, True, True, True, True, False]),
+        ({"failures": {"losses, bf16, graphs": "cannot record"}}, [False, True, True, True, True, True, True]),
+        ({"failures": {"watched, graphs": "cannot record"}}, [True, True, True, False, False, True, True]),
+        ({"one_rank": None, "failures": {"one rank": "it took too long"}}, [True, True, True, True, True, True, False]),
+        ({"states": {"fp32, graphs": {"twin": 1.0}}}, [True, False, True, True, True, True, True]),
+        ({"states": {"fp32, eager": {"twin": 0.0}}}, [True, None, True, True, True, True, True]),
+        ({"views": views(fp32=0.03)}, [True, True, False, True, True, True, True]),
+        ({"views": views(fp16=0.2)}, [True, True, False, True, True, True, True]),
+        ({"views": views(bf16=0.5)}, [True, True, False, True, True, True, True]),
+        ({"kernels": {"noise": 1e-6}}, [True, True, True, True, True, False, True]),
+        ({"failures": {"own kernels": "out of memory"}}, [True, True, True, True, True, False, True]),
         (
             {
                 "curves": {},
@@ -207,7 +216,7 @@ def verified(**changed: Any) -> dict[str, Any]:
                 "watched": {},
                 "failures": {"losses, fp32, eager": "out of memory", "watched, on": "out of memory"},
             },
-            [False, True, True, False, False, True],
+            [False, True, True, False, False, True, True],
         ),
     ],
 )
@@ -396,7 +405,7 @@ def test_pieces_of_verify_fail_by_themselves_and_graphs_come_last(
     assert len(kept) == len(order) + 1
     assert kept[0]["watched, fp16, graphs"] == "not finished"
     goals = page.verify_goals(found)
-    assert [goal.reached for goal in goals] == [False, True, True, False, False, False]
+    assert [goal.reached for goal in goals] == [False, True, True, False, False, None, False]
     assert goals[0].measured == "0.0 %; losses, bf16, compiled failed"
     assert "- **failed**: watched, bf16, graphs: OutOfMemoryError: all gone" in page.verify_section(found)
 
@@ -581,6 +590,25 @@ def test_a_step_that_fails_at_once_is_a_finding() -> None:
     batch = Batch(torch.ones(2), torch.ones(2), torch.arange(2))
     found = watch(Step(), [batch] * 3, 2, 1)  # type: ignore[arg-type]
     assert found == {"steps": 1, "graphs": None, "compiled_later": None, "error": "RuntimeError: cannot record"}
+
+
+def test_a_kernel_that_triton_compiles_anew_is_noticed() -> None:
+    """By arguments of another kind; the step that is watched says which, and what was there before comes back."""
+    knobs = pytest.importorskip("triton", reason="torch was built without Triton").knobs
+
+    class Step:
+        twin = SimpleNamespace(prototypes=torch.zeros(1))
+        optimizer = SimpleNamespace(param_groups=[])
+        compiling = (0, 1, 3)  # in the warm-up, and once afterwards
+
+        def __call__(self, batch: Batch, step: int) -> None:
+            if step in self.compiling and knobs.runtime.jit_post_compile_hook is not None:
+                knobs.runtime.jit_post_compile_hook(key="", repr="blur", fn=None, compile={}, already_compiled=True)
+
+    batch = Batch(torch.ones(2), torch.ones(2), torch.arange(2))
+    found = watch(Step(), [batch] * 5, 2, 3)  # type: ignore[arg-type]
+    assert (found["error"], found["compiled_later"]) == (None, 1)
+    assert knobs.runtime.jit_post_compile_hook is None
 
 
 def test_a_step_that_must_be_compiled_anew_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
