@@ -153,7 +153,7 @@ class TensorViews:
         heights, widths = sizes[row].repeat(2, 1).unbind(1)
         parameters = parameters_of(self.recipe, numbers, heights, widths)
         levels = place(chosen, parameters, self.recipe, self.image_size, (heights, widths), self.products)
-        return levels, parameters.chosen_by_column()
+        return levels, parameters.pack(torch.float32)
 
     def _finish_views(self, levels: Tensor, rows: Tensor) -> Tensor:
         """(V, B, 3, S, S) in 0..255 and (V B, NUM_PARAMETERS) float32 to (V B, 3, S, S)."""

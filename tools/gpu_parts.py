@@ -234,7 +234,6 @@ def measure_verify(name: str, amount: Sizes, keep: Keep) -> dict[str, Any]:
                 pieces[f"watched, {variant}"] = partial(watch_steps, variant, precision, mode)
     if amount.compiling != "off":
         pieces["views"] = compare_views
-    if amount.compiling != "off" and amount.device.type == "cuda":
         pieces["own kernels"] = compare_kernels
     pieces["one rank"] = start_one_rank
     found["failures"] = dict.fromkeys(pieces, "not finished")

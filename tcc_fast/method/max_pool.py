@@ -56,7 +56,8 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _empty(like: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+def empty(like: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """(N, C, height, width), channels-last."""
     shape = (like.shape[0], height, width, like.shape[1])
     return like.new_empty(shape, dtype=dtype).permute(0, 3, 1, 2)
 
@@ -64,12 +65,12 @@ def _empty(like: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
 @largest_and_places.register_fake
 def _(x: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
-    return _empty(x, rows, columns, x.dtype), _empty(x, rows, columns, torch.uint8)
+    return empty(x, rows, columns, x.dtype), empty(x, rows, columns, torch.uint8)
 
 
 @gradient.register_fake
 def _(of_output: Tensor, places: Tensor, height: int, width: int) -> Tensor:
-    return _empty(of_output, height, width, of_output.dtype)
+    return empty(of_output, height, width, of_output.dtype)
 
 
 def _keep_places(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:

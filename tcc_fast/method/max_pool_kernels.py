@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tcc_fast.method.max_pool import empty
+
 ELEMENTS = 512
 """Pixels times channels of a program: 8 pixels of the 64 channels of a ResNet, which its lines are multiples of."""
 
@@ -83,17 +85,12 @@ def _constants(x: Tensor) -> dict[str, Any]:
     return {"C": channels, "WIDE": wide, "PIXELS": max(1, ELEMENTS // wide), "EXACT": exact, "num_warps": 2}
 
 
-def empty(like: Tensor, height: int, width: int) -> Tensor:
-    """(N, C, height, width), channels-last."""
-    return like.new_empty(len(like), height, width, like.shape[1]).permute(0, 3, 1, 2)
-
-
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """The largest values, and at which of a window's nine places each was: (N, C, OH, OW) each, the latter uint8."""
     count, _, height, width = x.shape
     rows, columns = (height + 1) // 2, (width + 1) // 2
-    largest = empty(x, rows, columns)
-    places = torch.empty_like(largest, dtype=torch.uint8)
+    largest = empty(x, rows, columns, x.dtype)
+    places = empty(x, rows, columns, torch.uint8)
     constants = _constants(x)
     with torch.cuda.device_of(x):
         _pool[count * rows, triton.cdiv(columns, constants["PIXELS"])](
@@ -105,7 +102,7 @@ def pool(x: Tensor) -> tuple[Tensor, Tensor]:
 def gradient(of_output: Tensor, places: Tensor, height: int, width: int) -> Tensor:
     """That of the input, (N, C, H, W), of that of the output and of the places, (N, C, OH, OW) each."""
     count, _, rows, columns = places.shape
-    of_input = empty(of_output, height, width)
+    of_input = empty(of_output, height, width, of_output.dtype)
     constants = _constants(of_output)
     with torch.cuda.device_of(places):
         _gradient[count * height, triton.cdiv(width, constants["PIXELS"])](

@@ -46,22 +46,18 @@ class ViewParameters:
     sigma: Tensor
     """(B,) pixels."""
 
-    def columns(self) -> list[Tensor]:
-        """(B,) each, in the order of `tcc_fast.views.numbers`."""
+    def pack(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """All of them in one tensor, (B, NUM_PARAMETERS), to be copied at once."""
         first = [self.angle, self.shear, self.zoom, *self.box.unbind(1), self.flip, self.jitter]
-        return [*first, *self.factors.unbind(1), *self.order.unbind(1), self.grey, self.blur, self.sigma]
-
-    def pack(self) -> Tensor:
-        """All of them in one tensor, (B, NUM_PARAMETERS) float64, to be copied at once."""
-        return torch.stack([column.to(torch.float64) for column in self.columns()], dim=1)
-
-    def chosen_by_column(self) -> Tensor:
-        """As :meth:`pack`, in float32: a choice for each element, which torch.compile makes one kernel of, where of a
-        stack it makes one for each column."""
+        last = [*self.factors.unbind(1), *self.order.unbind(1), self.grey, self.blur, self.sigma]
+        columns = [column.to(dtype) for column in first + last]
+        if not torch.compiler.is_compiling():
+            return torch.stack(columns, dim=1)
+        # Of a choice for each element a compiler makes one kernel, of a stack one for each column.
         place = torch.arange(at.NUM_PARAMETERS, device=self.sigma.device)
-        rows = torch.zeros(1, dtype=torch.float32, device=self.sigma.device)
-        for number, column in enumerate(self.columns()):
-            rows = torch.where(place == number, column.to(torch.float32).unsqueeze(1), rows)
+        rows = torch.zeros(1, dtype=dtype, device=self.sigma.device)
+        for number, column in enumerate(columns):
+            rows = torch.where(place == number, column.unsqueeze(1), rows)
         return rows
 
     @staticmethod
