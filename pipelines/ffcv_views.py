@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tcc_fast.batch import Batch
+from tcc_fast.cores import local_processes
 from tcc_fast.datasets import Dataset
 from tcc_fast.datasets.beton import check_beton
 from tcc_fast.datasets.ffcv_import import import_ffcv
@@ -256,10 +257,11 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 
 def _check_memory(beton: Path) -> None:
-    size, free = beton.stat().st_size, free_memory(torch.device("cpu"))
-    if size > CACHE_SHARE * free:  # images come in random order, so nearly every page is needed most of the time
+    size, processes, free = beton.stat().st_size, local_processes(), free_memory(torch.device("cpu"))
+    if processes * size > CACHE_SHARE * free:  # images come in random order, so nearly every page is needed
+        times = f" by each of {processes} processes" if processes > 1 else ""
         raise ValueError(
-            f"data.ffcv_cache=process would read all {size / 2**20:,.0f} MiB of {beton} into memory, where "
+            f"data.ffcv_cache=process would read all {size / 2**20:,.0f} MiB of {beton} into memory{times}, where "
             f"{free / 2**20:,.0f} MiB are free: choose data.ffcv_cache=os"
         )
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import joblib
+
 if TYPE_CHECKING:
     import torch
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, by its affinity and by its container's share of the time of all."""
+    cores: int = joblib.cpu_count()
+    return cores
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine, which share its cores and its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def default_workers() -> int:
-    """This process's share of them, at most 16: ranks on one machine share them."""
-    return min(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))), 16)
+    """This process's share of the cores, at most 16."""
+    return min(max(1, available_cores() // local_processes()), 16)
 
 
 def cpu_threads(device: torch.device) -> int | None:

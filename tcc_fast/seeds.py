@@ -84,6 +84,11 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
     """
     if plan.resume == "must":
         raise ValueError("--seeds starts several runs: to continue them, use --resume auto with --out")
+    if not plan.config.loss.cluster_track:
+        raise ValueError(
+            "--seeds chooses the run whose clusters are best, and loss.cluster_track=false trains none: "
+            "train them one by one, with seed=N"
+        )
     decide(lambda: _check_folder(plan))
     precision = decide(lambda: _precision_before(plan.run))
     found = decide(lambda: _found_before(plan.run))

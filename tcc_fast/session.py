@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from tcc_fast.batch import Pipeline
 from tcc_fast.compiling import compile_mode, why_not_compiled
-from tcc_fast.cores import cpu_threads
+from tcc_fast.cores import cpu_threads, local_processes
 from tcc_fast.datasets import Dataset, open_dataset
 from tcc_fast.distributed import decide, from_main_, keep_own_buffers, processes
 from tcc_fast.evaluation.embed import embed
@@ -275,7 +274,7 @@ def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: 
     if before is not None and config.data.pipeline == "auto":
         return Choice(before, "as before")
     # Processes of one machine share its memory; each has a GPU of its own.
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if accelerator.device.type == "cpu" else 1
+    sharing = local_processes() if accelerator.device.type == "cpu" else 1
     return choose_pipeline(dataset, config, accelerator.device, sharing)
 
 

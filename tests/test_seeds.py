@@ -145,3 +145,10 @@ def test_a_single_run_cannot_be_continued_as_several(digits: Path, tmp_path: Pat
     plan = Plan(load_config("digits", TINY), digits, tmp_path / "run", "must", None)
     with pytest.raises(ValueError, match="--resume auto with --out"):
         train_seeds(plan, [0])
+
+
+def test_seeds_without_clusters_have_nothing_to_be_chosen_by(digits: Path, tmp_path: Path) -> None:
+    plan = Plan(load_config("digits", [*TINY, "loss.cluster_track=false"]), digits, tmp_path / "run", "no", None)
+    with pytest.raises(ValueError, match=r"cluster_track=false trains none.*seed=N"):
+        train_seeds(plan, [0, 1])
+    assert not (tmp_path / "run").exists()

@@ -21,6 +21,7 @@ from tcc_fast import __main__, pipelines
 from tcc_fast.config import load_config
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.step import TrainingStep
+from tcc_fast.notice import Notice
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.preemption import Preempted, Preemption
 from tcc_fast.runs.run_state import read_state
@@ -385,6 +386,13 @@ def test_clusters_from_before_their_start_are_not_passed_off_as_results(
                 warnings.simplefilter("always")
                 open_trained(tmp_path / str(step))
         assert any("its clusters mean nothing yet" in str(one.message) for one in caught) != begun
+
+
+def test_clusters_that_were_never_trained_are_not_passed_off_as_results(digits: Path, tmp_path: Path) -> None:
+    config = load_config("digits", [*TINY, "train.epochs=1", "loss.cluster_track=false"])
+    checkpoint = train(config, digits, tmp_path / "instance")
+    with pytest.warns(Notice, match=r"without clusters \(loss.cluster_track=false\).*mean nothing"):
+        open_trained(checkpoint)
 
 
 def test_ctrl_c_is_answered_and_loses_nothing(

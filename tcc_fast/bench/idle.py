@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
-from pathlib import Path
+
+import psutil
 
 INTERVAL = 0.1
 """Seconds over which CPU time is looked at; the system counts it in hundredths."""
 QUIET = 0.015
 """Seconds of CPU time in an interval that still pass for nothing."""
-_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_idle(limit: float) -> bool:
@@ -29,28 +29,17 @@ def wait_until_idle(limit: float) -> bool:
             return False
 
 
-def family() -> list[int]:
+def family() -> list[psutil.Process]:
     """This process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and (fields := _stat(int(entry.name))):
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found = [os.getpid()]
-    for process in found:  # grows as it goes
-        found += children.get(process, [])
-    return found
+    this = psutil.Process()
+    return [this, *this.children(recursive=True)]
 
 
-def cpu_seconds(processes: list[int]) -> float:
+def cpu_seconds(processes: list[psutil.Process]) -> float:
     """CPU time that they have used together, all threads; of those that have ended, none."""
-    every = (_stat(process) for process in processes)
-    return _TICK * sum(int(fields[11]) + int(fields[12]) for fields in every if fields)
-
-
-def _stat(process: int) -> list[str]:
-    """The fields of /proc/PID/stat from `state` on; empty if the process has ended."""
-    try:
-        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()  # the name before it may hold anything
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total

@@ -63,10 +63,20 @@ class Trained(TrainedModel):
         return embed(*where, batch_size, self.precision, moments, damage)
 
 
-def _clusters_begun(state: RunState) -> bool:
-    """Whether a step has trained clusters; a start comes with the first batch of its epoch."""
+def _why_no_clusters(state: RunState) -> str | None:
+    """Why no step has trained clusters, if none has; a start comes with the first batch of its epoch."""
+    if not state.config.loss.cluster_track:
+        return (
+            "was trained without clusters (loss.cluster_track=false), so π and its clusters mean nothing: "
+            "cluster its features (eval shows k-means on them, assign --features writes them)"
+        )
     start = state.config.start_epoch
-    return not start or (state.pipeline["epoch"], state.pipeline["batch"]) > (start, 0)
+    if start and (state.pipeline["epoch"], state.pipeline["batch"]) <= (start, 0):
+        return (
+            f"is from before its prototypes start (after epoch {start} of {state.config.train.epochs}), so its "
+            "clusters mean nothing yet: continue the run with --resume"
+        )
+    return None
 
 
 def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
@@ -81,13 +91,8 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
     """
     checkpoint = decide(lambda: find_checkpoint(ckpt))
     state = decide(lambda: read_state(checkpoint))
-    if not _clusters_begun(state) and rank() == 0:
-        warnings.warn(
-            f"{checkpoint} is from before its prototypes start (after epoch {state.config.start_epoch} of "
-            f"{state.config.train.epochs}), so its clusters mean nothing yet: continue the run with --resume",
-            Notice,
-            stacklevel=2,
-        )
+    if (why := _why_no_clusters(state)) and rank() == 0:
+        warnings.warn(f"{checkpoint} {why}", Notice, stacklevel=2)
     as_trained = state.precision or resolve_precision(state.config.train.precision, device)
     precision, why = inference_precision(Precision(as_trained), device)
     if why and rank() == 0:

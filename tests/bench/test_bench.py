@@ -304,13 +304,14 @@ def test_contenders_without_a_common_round_have_no_ratio(tool: ModuleType, resul
 def test_a_busy_child_is_seen_and_counts() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
         try:
-            assert child.pid in family()
+            (process,) = (process for process in family() if process.pid == child.pid)
             deadline = time.monotonic() + 60
-            while idle.cpu_seconds([child.pid]) < 0.1:  # however little of a core it gets
+            while idle.cpu_seconds([process]) < 0.1:  # however little of a core it gets
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         finally:
             child.kill()
+    assert idle.cpu_seconds([process]) == 0  # it has ended
 
 
 def test_two_quiet_intervals_in_a_row_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,28 +196,45 @@ def test_on_a_gpu_what_torch_keeps_to_use_again_is_free(monkeypatch: pytest.Monk
     assert free_memory(torch.device("cuda")) == 5 + 40 - 30
 
 
-@pytest.mark.parametrize(
-    ("limit", "used", "stat", "prefix", "unlimited"),
-    [
-        ("memory.max", "memory.current", "memory.stat", "", "max"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_", str(2**63 - 4096)),
-    ],
-)
-def test_free_memory_heeds_the_limit_of_a_container(
-    limit: str, used: str, stat: str, prefix: str, unlimited: str, tmp_path: Path
+VERSION_2 = ("0::", "", "memory.max", "memory.current", "", "max")
+VERSION_1 = ("9:cpu,memory:", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_", str(2**63 - 4096))
+
+
+@pytest.mark.parametrize(("line", "base", "limit", "used", "prefix", "unlimited"), [VERSION_2, VERSION_1])
+@pytest.mark.parametrize("group", ["", "jobs/job_1/step_0"])
+@pytest.mark.parametrize("said", ["/jobs/job_1/step_0", "/", "/docker/0a1b", "/../../jobs"])
+def test_free_memory_heeds_the_limits_of_control_groups(
+    line: str, base: str, limit: str, used: str, prefix: str, unlimited: str, group: str, said: str, tmp_path: Path
 ) -> None:
-    """Of either version of control groups; copies of files that were read or written are not in the way."""
-    assert memory._left_in_container(tmp_path) == sys.maxsize  # no control groups
-    folder = tmp_path / "memory" if prefix else tmp_path
-    folder.mkdir(exist_ok=True)
+    """Of either version, the process's own and those above; copies of files that were read are not in the way."""
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    own.write_text(f"3:cpuset:/elsewhere\n{line}{said}\n")
+
+    def left() -> int:
+        return memory._left_in_control_groups(root, own)
+
+    assert left() == sys.maxsize  # no control groups
+    folder = root / base / group
+    folder.mkdir(parents=True)
     (folder / used).write_text("800\n")
-    (folder / stat).write_text(f"anon 100\n{prefix}inactive_file 420\n{prefix}active_file 80\nshmem 7\n")
+    (folder / "memory.stat").write_text(f"anon 100\n{prefix}inactive_file 420\n{prefix}active_file 80\nshmem 7\n")
     (folder / limit).write_text(f"{unlimited}\n")
-    assert memory._left_in_container(tmp_path) > 2**62
+    assert left() > 2**62
+    concerns_us = not group or said == f"/{group}"
     (folder / limit).write_text("1000\n")
-    assert memory._left_in_container(tmp_path) == 1000 - (800 - 500)
+    assert left() == (1000 - (800 - 500) if concerns_us else sys.maxsize)
     (folder / limit).write_text("200\n")
-    assert memory._left_in_container(tmp_path) == 0
+    assert left() == (0 if concerns_us else sys.maxsize)
+    assert memory._left_in_control_groups(root, tmp_path / "no such file") == sys.maxsize
+
+
+def test_the_least_of_nested_limits_counts(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/jobs/job_1\n")
+    for folder, limit in (("", "max"), ("jobs", "500"), ("jobs/job_1", "900")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for file, content in (("memory.max", limit), ("memory.current", "100"), ("memory.stat", "anon 100")):
+            (tmp_path / folder / file).write_text(f"{content}\n")
+    assert memory._left_in_control_groups(tmp_path, tmp_path / "own") == 400
 
 
 def test_processes_of_a_machine_share_its_memory(
@@ -234,4 +251,17 @@ def test_a_process_cache_that_does_not_fit_is_refused(
     ffcv_views = pytest.importorskip("tcc_fast.pipelines.ffcv_views")
     monkeypatch.setattr(ffcv_views, "free_memory", lambda device: 1 << 20)
     with pytest.raises(ValueError, match=r"ffcv_cache=process would read all .* choose data.ffcv_cache=os"):
+        pipeline(photos, "ffcv", ffcv_cache="process")
+
+
+def test_each_process_of_a_machine_has_a_process_cache_of_its_own(
+    pipeline: Any, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ffcv_views = pytest.importorskip("tcc_fast.pipelines.ffcv_views")
+    size = (photos / open_dataset(photos).manifest.beton).stat().st_size
+    monkeypatch.setattr(ffcv_views, "free_memory", lambda device: 5 * size)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    pipeline(photos, "ffcv", ffcv_cache="process")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="into memory by each of 3 processes"):
         pipeline(photos, "ffcv", ffcv_cache="process")
