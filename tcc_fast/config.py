@@ -65,15 +65,30 @@ def read_text(name_or_file: str) -> str:
     )
 
 
+class _OnceOnly(yaml.SafeLoader):
+    """Refuses a key that stands twice at one place, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The entries of one place, which is the whole file or a section."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands there twice: put both together", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read(name_or_file: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(read_text(name_or_file)) or {}
+        tree = yaml.load(read_text(name_or_file), Loader=_OnceOnly) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{name_or_file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{name_or_file} must hold `section:` entries, found a {type(tree).__name__}")
     # `section:` with nothing under it reads as None.
-    return {key: {} if value is None else value for key, value in tree.items()}
+    return {key: {} if value is None and key in _sections() else value for key, value in tree.items()}
 
 
 def parse_override(override: str) -> tuple[str, str]:
@@ -100,7 +115,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             raise ValueError(f"{key}: {section!r} is a value, not a section")
         node[section] = child
         node = child
-    node[field] = _parse_value(text)
+    value = _parse_value(text)
+    node[field] = text if value is not None and _is_text(key) else value
 
 
 def _option(typed: str) -> str:
@@ -110,6 +126,13 @@ def _option(typed: str) -> str:
     if typed in built_in_names() or Path(typed).is_file():
         return f"; if it is the config, write --config {shlex.quote(typed)}"
     return ""
+
+
+def _is_text(key: str) -> bool:
+    """Whether a setting holds words, of which YAML would take some for numbers."""
+    section, _, field = key.rpartition(".")
+    known = _sections()[section].model_fields if section in _sections() else {}
+    return field in known and known[field].annotation in (str, str | None)
 
 
 def _parse_value(text: str) -> Any:
@@ -129,17 +152,22 @@ def _parse_value(text: str) -> Any:
 def all_keys() -> list[str]:
     """Every dotted key, such as ``model.num_clusters``."""
     found = []
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            found += [f"{name}.{inner}" for inner in section.model_fields]
-        else:
-            found.append(name)
+    for name in Config.model_fields:
+        section = _sections().get(name)
+        found += [f"{name}.{inner}" for inner in section.model_fields] if section else [name]
     return found
+
+
+def _sections() -> dict[str, type[Section]]:
+    """The config's sections, by their names."""
+    fields = ((name, field.annotation) for name, field in Config.model_fields.items())
+    return {name: kind for name, kind in fields if isinstance(kind, type) and issubclass(kind, Section)}
 
 
 def _explain(error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing" and isinstance(error["loc"][-1], int):  # a list that is too short
+        key = key.rpartition(".")[0]
     if error["type"] == "extra_forbidden":
         section, _, leaf = key.rpartition(".")
         there = [k for k in all_keys() if k.startswith(f"{section}.")] if section else list(Config.model_fields)
@@ -148,9 +176,11 @@ def _explain(error: ErrorDetails) -> str:
         meant += [k for k in there if near and k.rpartition(".")[2] == near]
         hint = f"; did you mean {meant[0]!r}?" if meant else ""
         return f"unknown config key {key!r}{hint}" + ("" if hint else f"; known here: {', '.join(there)}")
-    if error["type"] == "tuple_type":
-        given = str(error["input"]).strip(" ()[]").replace(" ", "")
+    if error["type"] in ("tuple_type", "too_long", "missing"):
         example = ",".join(f"{value:g}" for value in operator.attrgetter(key)(Config()))
+        given = str(error["input"]).strip(" ()[]").replace(" ", "")
+        if error["type"] != "tuple_type":  # it is a list, of too few or too many
+            return f"config key {key!r} has another length: write {key}=[{example}], say, got [{given}]"
         return f"config key {key!r} is a list: write {key}=[{given if ',' in given else example}]"
     if error["type"] in ("model_type", "dict_type"):
         hint = "must hold settings, each as `name: value` in a line of its own"

@@ -77,7 +77,7 @@ def test_a_config_survives_writing_and_reading() -> None:
     assert config_from_tree(config.model_dump(mode="json")) == config
 
 
-@pytest.mark.parametrize("name", ["20261128", "2026-11-28", "runs/a"])
+@pytest.mark.parametrize("name", ["20261128", "2026-11-28", "runs/a", "007", "1e5", "on"])
 def test_a_run_may_be_called_by_a_number_or_a_date(name: str) -> None:
     assert load_config("digits", [f"train.init={name}"]).train.init == name
 
@@ -105,6 +105,8 @@ def test_a_run_may_be_called_by_a_number_or_a_date(name: str) -> None:
         (["train=5"], "config section 'train' must hold settings, each as `name: value` in a line of its own, got 5"),
         (["optim.milestones=0.5,0.7,0.9"], "write optim.milestones=[0.5,0.7,0.9]"),
         (["augment.crop_area=wide"], "'augment.crop_area' is a list: write augment.crop_area=[0.2,1]"),
+        (["augment.zoom=[1]"], "'augment.zoom' has another length: write augment.zoom=[1,1], say, got [1]"),
+        (["augment.zoom=[1,1,1]"], "'augment.zoom' has another length: write augment.zoom=[1,1], say, got [1,1,1]"),
         (["augment.zoom=0.9"], "'augment.zoom' is a list: write augment.zoom=[1,1]"),
         (["optim.milestones=0.5"], "'optim.milestones' is a list: write optim.milestones=[0.48,0.64,0.8]"),
         (["start.at=1"], "'start.at': input should be less than 1, got 1"),
@@ -135,6 +137,14 @@ def test_a_broken_yaml_file_is_named(tmp_path: Path) -> None:
         load_config(str(file))
     file.write_text("- a list")
     with pytest.raises(ValueError, match="must hold `section:` entries"):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize("text", ["train:\n  epochs: 1\nloss:\ntrain:\n  batch_size: 2\n", "train:\n  a: 1\n  a: 2\n"])
+def test_what_stands_in_a_file_twice_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"mine.yaml.*'(train|a)' stands there twice"):
         load_config(str(file))
 
 
