@@ -208,7 +208,7 @@ def evaluate_command(
     from tcc_fast.evaluation.evaluate import evaluate, write_confusion
     from tcc_fast.evaluation.report import (
         course,
-        refuse_different_images,
+        refuse_without_mean,
         show_course,
         show_evaluation,
         show_summary,
@@ -230,8 +230,8 @@ def evaluate_command(
     baselines = tuple(name for name, wanted in chosen.items() if wanted)
     console = Console(highlight=False)
     of_one_run = are_of_one_run(map(find_checkpoint, runs)) and len(runs) > 1  # refused now, not after all the work
-    if len(runs) > 1 and not of_one_run and data is None and split is None:
-        refuse_different_images(map(find_checkpoint, runs))
+    if len(runs) > 1 and not of_one_run:
+        refuse_without_mean(map(find_checkpoint, runs), given=bool(data or split))
     results = []
     is_main = processes().is_main_process  # several processes share the images; one says what came of it
     for one in runs:

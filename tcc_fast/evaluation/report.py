@@ -129,25 +129,36 @@ COMMON = ("dataset", "split", "n", "n_labelled", "num_clusters", "num_classes")
 
 
 DIFFERENT_IMAGES = "these checkpoints are of different images: give --data to use one data set for all"
+DIFFERENT_K = "these checkpoints have different numbers of clusters ({}), which have no mean: evaluate each K by itself"
 
 
-def refuse_different_images(checkpoints: Iterable[Path]) -> None:
-    """Raise `ValueError`, before any work, if runs were trained on different images, which have no mean in common."""
+def refuse_without_mean(checkpoints: Iterable[Path], given: bool) -> None:
+    """Raise `ValueError`, before any work, if runs have no mean in common: of different K or, unless one data set or
+    split is ``given`` for all, trained on different images."""
     states = [read_state(checkpoint) for checkpoint in checkpoints]
-    if len({(one.dataset["name"], one.dataset["num_images"], one.config.data.split) for one in states}) > 1:
+    images = {(one.dataset["name"], one.dataset["num_images"], one.config.data.split) for one in states}
+    if len(images) > 1 and not given:
         raise ValueError(DIFFERENT_IMAGES)
+    refuse_different_k(one.config.model.num_clusters for one in states)
+
+
+def refuse_different_k(numbers: Iterable[int | None]) -> None:
+    """Raise `ValueError` if runs do not have the same number of clusters."""
+    if len(found := set(numbers)) > 1:
+        raise ValueError(DIFFERENT_K.format(", ".join(str(number) for number in sorted(filter(None, found)))))
 
 
 def summarise_runs(results: list[Evaluation]) -> dict[str, Any]:
     """Evaluations of several runs as plain data: mean and sample standard deviation of each score, then each run.
 
     Raises:
-        ValueError: they are not of the same images, or two are of the same run.
+        ValueError: they are not of the same images or K, or two are of the same run.
     """
     if len(results) > 1 and are_of_one_run(result.checkpoint for result in results):
         raise ValueError("these are moments of one run, whose mean and deviation would say nothing of others")
     if len({(result.dataset, result.split, result.n, result.n_labelled) for result in results}) > 1:
         raise ValueError(DIFFERENT_IMAGES)
+    refuse_different_k(result.num_clusters for result in results)
     every = [result.to_json() for result in results]
     summary: dict[str, Any] = {name: every[0][name] for name in COMMON}
     for name in (*METRICS, "acc_majority"):

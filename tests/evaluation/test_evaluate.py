@@ -235,6 +235,8 @@ def test_several_checkpoints_give_mean_and_sample_deviation(run: Path) -> None:
     assert [run["seed"] for run in summary["runs"]] == [0, 1]
     with pytest.raises(ValueError, match="different images"):
         summarise_runs([one, replace(other, n=3)])
+    with pytest.raises(ValueError, match=r"different numbers of clusters \(13, 20\)"):
+        summarise_runs([one, replace(other, num_clusters=20)])
 
 
 def test_runs_on_different_images_are_refused_before_any_is_evaluated(
@@ -248,6 +250,10 @@ def test_runs_on_different_images_are_refused_before_any_is_evaluated(
     state.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="are of different images: give --data"):
         CliRunner().invoke(app, ["eval", str(run), str(tmp_path / "other")], catch_exceptions=False)
+    content["config"]["model"]["num_clusters"] += 1
+    state.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"different numbers of clusters \(13, 14\)"):
+        CliRunner().invoke(app, ["eval", str(run), str(tmp_path / "other"), "--split", "all"], catch_exceptions=False)
 
 
 def test_checkpoints_of_one_run_are_its_course(run: Path) -> None:
