@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -93,7 +94,25 @@ def tune(device: torch.device, precision: Precision) -> None:
     shape, so cuDNN may look for its fastest convolutions once.
     """
     if device.type == "cuda":
-        mixed = precision is not Precision.FP32
-        torch.set_float32_matmul_precision("high" if mixed else "highest")
-        torch.backends.cudnn.allow_tf32 = mixed
+        _round_factors(precision is not Precision.FP32)
         torch.backends.cudnn.benchmark = True
+
+
+@contextlib.contextmanager
+def rounding_as_tuned(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Within it, factors are rounded as after :func:`tune`; afterwards as before, for the process is another's."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    if device.type == "cuda":
+        _round_factors(precision is not Precision.FP32)
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision(products)
+            torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _round_factors(mixed: bool) -> None:
+    """Let products and convolutions in fp32 round their factors to TF32, or not."""
+    torch.set_float32_matmul_precision("high" if mixed else "highest")
+    torch.backends.cudnn.allow_tf32 = mixed

@@ -18,7 +18,14 @@ from tcc_fast.evaluation.evaluate import evaluate
 from tcc_fast.evaluation.trained import open_trained
 from tcc_fast.method.step import TrainingStep
 from tcc_fast.notice import Notice
-from tcc_fast.precision import Precision, inference_precision, resolve_precision, tune, why_this_precision
+from tcc_fast.precision import (
+    Precision,
+    inference_precision,
+    resolve_precision,
+    rounding_as_tuned,
+    tune,
+    why_this_precision,
+)
 from tcc_fast.runs.checkpoint_folder import list_checkpoints
 from tcc_fast.runs.preemption import Preempted
 from tcc_fast.runs.run_state import read_state
@@ -102,6 +109,23 @@ def test_fp32_is_fp32_on_a_gpu_in_products_and_in_convolutions(
     tune(GPU, Precision(precision))
     assert set_to == ["high" if rounds else "highest"]
     assert torch.backends.cudnn.allow_tf32 is rounds
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("bf16", True)])
+@pytest.mark.parametrize("theirs", [True, False])
+def test_a_guest_rounds_as_in_training_and_leaves_all_as_it_was(
+    precision: str, rounds: bool, theirs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products = "high" if theirs else "highest"
+    set_to = [products]
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: set_to[-1])
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", theirs)
+    with rounding_as_tuned(GPU, Precision(precision)):
+        assert set_to[-1] == ("high" if rounds else "highest")
+        assert torch.backends.cudnn.allow_tf32 is rounds
+    assert set_to[-1] == products
+    assert torch.backends.cudnn.allow_tf32 is theirs
 
 
 def stop_on_a_machine(digits: Path, run: Path, monkeypatch: pytest.MonkeyPatch, able: bool) -> Path:

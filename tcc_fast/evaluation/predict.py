@@ -21,6 +21,7 @@ from tcc_fast.distributed import processes
 from tcc_fast.evaluation.embed import encode
 from tcc_fast.evaluation.trained import open_model
 from tcc_fast.pipelines.decoded import moment_tensors
+from tcc_fast.precision import rounding_as_tuned
 from tcc_fast.views.augment import whole_view
 
 Source = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
@@ -75,7 +76,8 @@ class Predictor:
             OSError: a file cannot be read.
         """
         batches = self._views(_several(images), batch_size)
-        encoded = [encode(self.trained.model, views, self.trained.precision) for views in batches]
+        with rounding_as_tuned(self.trained.device, self.trained.precision):
+            encoded = [encode(self.trained.model, views, self.trained.precision) for views in batches]
         if not encoded:
             raise ValueError("there are no images to predict of")
         return Prediction(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))
