@@ -99,9 +99,20 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def share_batch_statistics(module: nn.Module) -> nn.Module:
-    """Replace every batch norm in ``module``; parameters, buffers and their names stay."""
+    """Replace every batch norm in ``module``; parameters, buffers and their names stay.
+
+    Raises:
+        ValueError: one has no momentum, so it averages over all batches, which it would have to count.
+    """
     if isinstance(module, _BatchNorm):
-        shared = GlobalBatchNorm(module.num_features, module.eps, module.momentum, module.affine)
+        if module.momentum is None:
+            raise ValueError(
+                "a batch norm with momentum=None cannot be shared by several processes: give it a momentum, or set "
+                "model.sync_batch_norm=false"
+            )
+        shared = GlobalBatchNorm(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
         for name, parameter in module.named_parameters(recurse=False):
             setattr(shared, name, parameter)
         for name, buffer in module.named_buffers(recurse=False):

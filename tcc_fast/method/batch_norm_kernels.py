@@ -20,22 +20,23 @@ def batch_norm_gather_stats_with_counts(
     x: Tensor,
     means: Tensor,
     scales: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     momentum: float,
     eps: float,
     counts: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The same of the whole batch from those of its parts, (W, C), of ``counts`` (W,) numbers a channel each.
 
-    The running statistics move in place.
+    The running statistics, if there are any, move in place.
     """
     count = counts.sum()
     weights = (counts / count).unsqueeze(1)
     mean = (weights * means).sum(dim=0)
     variance = (weights * (scales**-2 - eps + (means - mean) ** 2)).sum(dim=0)
-    running_mean.lerp_(mean, momentum)
-    running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), momentum)
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * (count / (count - 1).clamp(min=1)), momentum)
     return mean, torch.rsqrt(variance + eps)
 
 

@@ -11,17 +11,22 @@ from torch import nn
 from tcc_fast.method.batch_norm import BatchNorm2d, GlobalBatchNorm, share_batch_statistics
 
 
-def networks(affine: bool) -> tuple[nn.Module, nn.Module]:
+def networks(affine: bool, tracked: bool) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    plain = nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, affine=affine), nn.Flatten(), nn.BatchNorm1d(180)
-    ).double()
+    norm = nn.BatchNorm2d(5, affine=affine, track_running_stats=tracked)
+    plain = nn.Sequential(nn.Conv2d(3, 5, 3), norm, nn.Flatten(), nn.BatchNorm1d(180)).double()
     return plain, share_batch_statistics(copy.deepcopy(plain))
 
 
+def test_a_batch_norm_that_would_have_to_count_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"momentum=None .*give it a momentum, or set model\.sync_batch_norm=false"):
+        share_batch_statistics(nn.Sequential(nn.BatchNorm2d(3, momentum=None)))
+
+
 @pytest.mark.parametrize("affine", [True, False])
-def test_it_normalises_tracks_and_differentiates_as_torch_does(affine: bool) -> None:
-    plain, shared = networks(affine)
+@pytest.mark.parametrize("tracked", [True, False])
+def test_it_normalises_tracks_and_differentiates_as_torch_does(affine: bool, tracked: bool) -> None:
+    plain, shared = networks(affine, tracked)
     assert isinstance(shared[1], GlobalBatchNorm)
     assert isinstance(shared[3], GlobalBatchNorm)
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in shared.named_parameters()]
