@@ -51,9 +51,6 @@ def _run() -> int:
     except Preempted as stop:
         _say(str(stop))
         return EXIT_CODES[stop.by]
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
     except Exception as error:
         advice = _advice(error)
         if advice is None:

@@ -14,7 +14,6 @@ from tcc_fast.distributed import decide, processes
 from tcc_fast.own_pictures import refuse_pictures
 from tcc_fast.runs.checkpoint_folder import find_checkpoint, path_of, point_link
 from tcc_fast.runs.run_files import CONFIG_FILE, DATA_FILE, read_data
-from tcc_fast.runs.run_state import read_state
 from tcc_fast.runs.seeds_folder import refuse_seeds
 from tcc_fast.settings import Config
 from tcc_fast.train import Resume
@@ -78,7 +77,6 @@ def _beginning(
 def _continuation(resume: str, config: str | None, data: Path | None, out: Path | None, overrides: list[str]) -> Plan:
     refuse_seeds(path_of(resume))  # of which only the best would be continued
     checkpoint = find_checkpoint(resume)
-    saved = read_state(checkpoint)
     if checkpoint.resolve().parent.name != "checkpoints":
         raise ValueError(f"{checkpoint} lies in no run folder, so it cannot be continued; it can be evaluated")
     run = checkpoint.resolve().parent.parent
@@ -87,7 +85,7 @@ def _continuation(resume: str, config: str | None, data: Path | None, out: Path 
     settings = load_config(config or str(run / CONFIG_FILE), overrides)
     # Of a run, the newest is looked for when its lock is held: the one before may still be writing.
     named = checkpoint if Path(resume).resolve() == checkpoint.resolve() else None
-    return Plan(settings, data or Path(saved.dataset["path"]), run, "must", named)
+    return Plan(settings, data or read_data(run), run, "must", named)
 
 
 def _begun(out: Path) -> Path | None:

@@ -32,7 +32,7 @@ from tcc_fast.precision import Precision, resolve_precision, tune, why_this_prec
 from tcc_fast.runs.checkpoint import load_training, save_checkpoint
 from tcc_fast.runs.first_weights import find_init, take_weights
 from tcc_fast.runs.run_state import RunState
-from tcc_fast.runs.same_run import check_same_data, check_same_run, describe_dataset
+from tcc_fast.runs.same_run import check_same_data, check_same_settings, describe_dataset
 from tcc_fast.runs.training_tensors import Training
 from tcc_fast.settings import Config
 from tcc_fast.telemetry import NonFiniteLoss
@@ -146,19 +146,8 @@ class Session:
         )
         return save_checkpoint(run, state, self.training, self.config.train.keep_checkpoints, log)
 
-    def load(
-        self, checkpoint: Path, saved: RunState, say: Callable[[str], None] = lambda sentence: None
-    ) -> dict[str, Tensor]:
-        """Go back to the moment of a checkpoint; returns the losses that were not yet reported then.
-
-        ``say`` is told, on the main process, what was changed since.
-
-        Raises:
-            ValueError: it is of another data set or other settings; says what differs.
-        """
-        for sentence in check_same_run(checkpoint, saved, self.config, self.dataset):
-            if self.accelerator.is_main_process:
-                say(sentence)
+    def load(self, checkpoint: Path, saved: RunState) -> dict[str, Tensor]:
+        """Go back to the moment of a checkpoint; returns the losses that were not yet reported then."""
         log = load_training(checkpoint, self.training)
         self.pipeline.load_state_dict(saved.pipeline)
         if saved.loss_scale:
@@ -182,12 +171,13 @@ def open_session(
         data: the data set folder.
         run: the run's folder.
         saved: of the checkpoint that will be continued, whose choices of a pipeline and of a precision hold.
-        say: told which pipeline it is and what memory it takes, before it takes it; on the main process.
+        say: told which pipeline it is and what memory it takes, before it takes it, and what was changed since the
+            checkpoint; on the main process.
         precision: what `auto` means where the checkpoint does not say; None: by the device.
 
     Raises:
-        ValueError: the data set, the batch size, K, the epochs or the memory does not fit, or is not that of the
-            checkpoint; says what to do.
+        ValueError: the data set, the batch size, K, the epochs or the memory does not fit, or data or settings are not
+            those of the checkpoint; says what to do.
     """
     _check_that_clusters_start(config)
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -201,6 +191,7 @@ def open_session(
         check_same_data(saved, dataset)  # before anything else is wrong with another one
     counted = config.model.num_clusters is None
     config = with_num_clusters(config, dataset)
+    changes = check_same_settings(run, saved, config) if saved else []
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     compiling = compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
@@ -214,6 +205,7 @@ def open_session(
             say(f"K = {config.model.num_clusters}, the number of class folders; model.num_clusters=N asks for another")
         say(choice.sentence)
         unexpected = (
+            *changes,
             idle_gpu(device),
             not_compiled,
             why_this_precision(config.train.precision, precision, device, before),

@@ -91,7 +91,7 @@ def _go_back(
     session: Session, run: Path, checkpoint: Path, saved: RunState, say: Callable[[str], None]
 ) -> dict[str, Tensor]:
     """Continue from a checkpoint; later ones are no longer part of the run. Returns losses not yet reported then."""
-    unreported = session.load(checkpoint, saved, say)
+    unreported = session.load(checkpoint, saved)
     session.accelerator.wait_for_everyone()  # all have read what may now go
     decide(lambda: drop_later_checkpoints(run, saved.step, say))
     return unreported

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -61,11 +62,48 @@ def test_the_bare_forms_train_and_evaluate_the_only_data_set(home: Path) -> None
 
 def test_resume_latest_continues_the_run_with_its_own_settings(home: Path) -> None:
     type_in("train", *SETTINGS, "--out", "runs/one")
-    with pytest.raises(ValueError, match=r"other settings: train\.epochs was 1, now 2.* train\.init=.*runs/one/"):
+    with pytest.raises(ValueError, match=r"other settings: train\.epochs was 1, now 2.* train\.init=.*runs/one$"):
         type_in("train", "--resume", "latest", "train.epochs=2")
     with pytest.raises(ValueError, match=r"other settings: .*model\.feature_dim was 16, now 128.* with --out$"):
         type_in("train", "--resume", "latest", "--config", "digits")  # what is named counts, not what the run has
     assert "continuing" in type_in("train", "--resume", "latest")
+
+
+def test_other_settings_are_refused_before_any_image_is_decoded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in("train", *SETTINGS, "--out", "runs/one")
+    monkeypatch.setattr("tcc_fast.session.open_pipeline", lambda *_: pytest.fail("images are being decoded"))
+    with pytest.raises(ValueError, match="other settings: loss.alpha"):
+        type_in("train", "--resume", "latest", "loss.alpha=0.25")
+
+
+@pytest.mark.parametrize("resume", [("--resume", "runs/one"), ("--resume", "auto", "--out", "runs/one")])
+def test_a_run_goes_on_with_the_data_set_it_was_last_continued_with(
+    home: Path, resume: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_in("train", *SETTINGS, "train.epochs=2", "train.checkpoint_every=1", "--out", "runs/one")
+    shutil.rmtree("runs/one/checkpoints/step-000000014")
+    Path("data/digits").rename("moved")
+    with pytest.raises(ValueError, match=r"data/digits: no such folder"):
+        type_in("train", *resume)
+    with monkeypatch.context() as patch:  # killed before a checkpoint says where the data set is now
+        patch.setattr("tcc_fast.train.Session.save", lambda *_, **__: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            type_in("train", *resume, "--data", "moved")
+    assert "runs/one/checkpoints/step-000000007 at step 7 of 14" in type_in("train", *resume)
+
+
+def test_a_run_whose_folder_was_hardly_made_begins_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the first files of its folder."""
+
+    def power_cut(*_: object) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tcc_fast.runs.run_files.json.dumps", power_cut)  # of the second file
+        with pytest.raises(RuntimeError, match="power cut"):
+            type_in("train", *SETTINGS, "--out", "runs/one")
+    assert (home / "runs" / "one" / "config.yaml").is_file()
+    type_in("train", *SETTINGS, "--out", "runs/one", "--resume", "auto")
 
 
 def test_a_run_that_dies_can_be_continued_as_latest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,15 @@ DATA_FILE = "data.json"
 
 
 def write_run_files(run: Path, config: Config, data: Path) -> None:
-    """Write both. A config.yaml that says the same already stays as it is, comments and all.
+    """Write both, the settings first: where the other is, a run can be continued. A config.yaml that says the same
+    already stays as it is, comments and all.
 
     Raises:
         OSError: there is no room, or no right to write.
     """
-    write_whole(run / DATA_FILE, json.dumps({"path": str(data)}) + "\n")
     if not _says(run / CONFIG_FILE, config):
         write_whole(run / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_whole(run / DATA_FILE, json.dumps({"path": str(data)}) + "\n")
 
 
 def read_data(run: Path) -> Path:

@@ -55,22 +55,19 @@ def check_same_data(saved: RunState, dataset: Dataset) -> None:
         )
 
 
-def check_same_run(checkpoint: Path, saved: RunState, config: Config, dataset: Dataset) -> list[str]:
-    """See that a checkpoint is of this run; returns a sentence on each setting that was changed and may be.
+def check_same_settings(run: Path, saved: RunState, config: Config) -> list[str]:
+    """See that a checkpoint of ``run`` has these settings; returns a sentence on each that was changed and may be.
 
     Raises:
-        ValueError: it is of another data set, or of other settings; says what differs.
+        ValueError: another one was changed; says which.
     """
-    check_same_data(saved, dataset)
     old, new = _flat(saved.config), _flat(config)
     differing = differing_settings(saved.config, config)
     if fixed := [key for key in differing if key not in _CHANGEABLE_KEYS]:
         changes = ", ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fixed)
         of_network = {f"model.{name}" for name in OF_NETWORK}
-        weights = "" if of_network & set(fixed) else f", whose first weights may be these: train.init={checkpoint}"
-        raise ValueError(
-            f"{checkpoint} has other settings: {changes}. Use the same, or start a new run with --out{weights}"
-        )
+        weights = "" if of_network & set(fixed) else f", whose first weights may be these: train.init={run}"
+        raise ValueError(f"{run} has other settings: {changes}. Use the same, or start a new run with --out{weights}")
     return [f"{key} is {new[key]!r} from here on, and was {old[key]!r}" for key in differing]
 
 
