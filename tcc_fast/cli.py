@@ -310,7 +310,7 @@ def bench_pipelines(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
     config: Annotated[str | None, ConfigName] = None,
-    passes: Annotated[int, typer.Option(help="Rounds; in each, every pipeline has one turn.")] = 5,
+    rounds: Annotated[int, typer.Option(help="How many; in each, every pipeline has one turn.")] = 5,
     seconds: Annotated[float, typer.Option(help="Length of a turn, at least.")] = 3.0,
     only: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Only these pipelines; default: all that are installed.")
@@ -323,7 +323,7 @@ def bench_pipelines(
     from tcc_fast.bench.plot import comparison_svg
     from tcc_fast.bench.show import end_saying, say_on_stderr, show_comparison
 
-    check_options(passes, seconds)
+    check_options(rounds, seconds)
     _check_outputs(json_file, plot)
     if plot is not None and plot.suffix != ".svg":
         raise ValueError(f"--plot {plot}: it draws SVG, so the name must end in .svg")
@@ -338,7 +338,7 @@ def bench_pipelines(
     device = processes().device
     precision = resolve_precision(plan.config.train.precision, device)
     task = Task(open_dataset(plan.data), plan.config, device, precision)
-    result = compare(task, openers(task, names), passes, seconds, say_on_stderr)
+    result = compare(task, openers(task, names), rounds, seconds, say_on_stderr)
     end_saying()
     show_comparison(result, Console(highlight=False))
     if json_file is not None:
@@ -355,7 +355,7 @@ def bench_step_command(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data set folder; default: the one under data/.")] = None,
     config: Annotated[str | None, ConfigName] = None,
-    passes: Annotated[int, typer.Option(help="Rounds; in each, every contender has one turn.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How many; in each, every contender has one turn.")] = 3,
     seconds: Annotated[float, typer.Option(help="Length of a turn, at least.")] = 3.0,
     plain: Annotated[bool, typer.Option(help="Also measure the plain version: eager, fp32, PIL DataLoader.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every turn to this file.")] = None,
@@ -367,7 +367,7 @@ def bench_step_command(
     from tcc_fast.bench.step import bench_step
     from tcc_fast.bench.stepping import StepTask
 
-    check_options(passes, seconds)
+    check_options(rounds, seconds)
     _check_outputs(json_file)
 
     from tcc_fast.compiling import compile_mode
@@ -383,7 +383,7 @@ def bench_step_command(
     settings = with_num_clusters(plan.config, dataset)
     compiling = compile_mode(settings.train.compile, device, 1)
     task = Task(dataset, settings, device, resolve_precision(settings.train.precision, device))
-    result = bench_step(StepTask(task, compiling), passes, seconds, plain, say=say_on_stderr)
+    result = bench_step(StepTask(task, compiling), rounds, seconds, plain, say=say_on_stderr)
     end_saying()
     show_step(result, Console(highlight=False))
     if json_file is not None:

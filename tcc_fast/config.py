@@ -17,8 +17,6 @@ from tcc_fast.nearest import did_you_mean, nearest
 from tcc_fast.settings import Config, Section
 
 BUILT_IN = files("tcc_fast") / "configs"
-RETIRED = ("name",)
-"""Settings of before, which changed nothing that is computed: files that have them can still be read."""
 
 
 def built_in_names() -> list[str]:
@@ -41,7 +39,7 @@ def load_config(name_or_file: str, overrides: list[str] | None = None) -> Config
 def config_from_tree(tree: dict[str, Any]) -> Config:
     """Validate nested plain data, as read from YAML or from a checkpoint."""
     try:
-        return Config.model_validate({key: value for key, value in tree.items() if key not in RETIRED})
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise ValueError(_explain(error.errors()[0])) from None
 

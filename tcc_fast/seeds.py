@@ -151,8 +151,8 @@ def _precision_before(run: Path) -> str | None:
     """That of the seeds that are there: all are compared, so those not yet begun are trained in the same."""
     for folder in sorted(run.glob("seed-*")):
         found = list_checkpoints(folder)
-        if found and (precision := read_state(found[-1]).precision):
-            return precision
+        if found:
+            return read_state(found[-1]).precision
     return None
 
 

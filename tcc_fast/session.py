@@ -173,7 +173,7 @@ def open_session(
         saved: of the checkpoint that will be continued, whose choices of a pipeline and of a precision hold.
         say: told which pipeline it is and what memory it takes, before it takes it, and what was changed since the
             checkpoint; on the main process.
-        precision: what `auto` means where the checkpoint does not say; None: by the device.
+        precision: what `auto` means without a checkpoint, which says it; None: by the device.
 
     Raises:
         ValueError: the data set, the batch size, K, the epochs or the memory does not fit, or data or settings are not
@@ -182,7 +182,7 @@ def open_session(
     _check_that_clusters_start(config)
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("train.tensorboard=true needs TensorBoard: pip install tensorboard")
-    before = saved.precision if saved and saved.precision else precision
+    before = saved.precision if saved else precision
     precision = decide(lambda: resolve_precision(config.train.precision, processes().device, before))
     accelerator = open_accelerator(config, run)
     device = accelerator.device

@@ -50,7 +50,7 @@ def train(
         on_start: called by the main process when all is well and the run's folder is there.
         say: told, by the main process, which pipeline it will be before anything large is read, and which
             checkpoints are removed.
-        precision: what `auto` means where no checkpoint says what it meant before; None: by the device.
+        precision: what `auto` means without a checkpoint, which says it; None: by the device.
         on_line: called by the main process with each line of metrics.jsonl once it is written, for a tracker of yours.
 
     Raises:

@@ -409,7 +409,7 @@ def test_a_setting_typed_as_an_option_is_answered_with_its_key(command: list[str
 
 def test_other_mistakes_with_options_are_answered_as_ever() -> None:
     assert "KEY=VALUE, without" not in type_in("eval", "--epochs", "3")
-    assert "KEY=VALUE, without" not in type_in("bench", "step", "--passes", "few")
+    assert "KEY=VALUE, without" not in type_in("bench", "step", "--rounds", "few")
 
 
 @pytest.mark.parametrize("command", [["train"], ["bench", "step"], ["bench", "pipelines"]])

@@ -165,7 +165,3 @@ def test_a_kmeans_start_comes_after_one_epoch_at_least_and_only_with_clusters() 
     assert load_config("digits", ["train.epochs=10", "start.at=0.5"]).start_epoch == 5
     assert load_config("digits", ["loss.cluster_track=false"]).start_epoch == 0
     assert load_config("digits", ["start.method=none"]).start_epoch == 0
-
-
-def test_a_setting_of_before_that_changed_nothing_is_passed_over() -> None:
-    assert config_from_tree({"name": "mnist5k", "seed": 3}) == Config(seed=3)

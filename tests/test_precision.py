@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -179,19 +178,6 @@ def test_what_a_gpu_infers_in(monkeypatch: pytest.MonkeyPatch) -> None:
         precision, why = inference_precision(Precision(trained), GPU)
         assert precision == wanted
         assert (why is None) == (trained == wanted)
-
-
-def test_a_checkpoint_that_does_not_say_its_precision_goes_on_in_that_of_the_machine(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = stop_on_a_machine(digits, tmp_path / "run", monkeypatch, able=True) / "state.json"
-    state = json.loads(file.read_text())
-    del state["precision"]
-    file.write_text(json.dumps(state))
-    assert read_state(file.parent).precision is None
-    cpu_computes_in_bf16(False, monkeypatch)
-    last = train(load_config("digits", AUTO), digits, tmp_path / "run", resume="must")
-    assert read_state(last).precision == "fp32"
 
 
 def test_a_process_can_train_in_one_precision_after_the_other(digits: Path, tmp_path: Path) -> None:

@@ -110,6 +110,6 @@ def _check_any(names: Iterable[str], ceiling: str, skipped: dict[str, str]) -> N
 def check_options(rounds: int, seconds: float) -> None:
     """Raise `ValueError` for a number of rounds or seconds that measures nothing."""
     if rounds < 1:
-        raise ValueError(f"--passes is {rounds}, but must be at least 1")
+        raise ValueError(f"--rounds is {rounds}, but must be at least 1")
     if not 0 < seconds <= 600:
         raise ValueError(f"--seconds is {seconds:g}, but must be more than 0 and at most 600")

@@ -15,7 +15,7 @@ from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.model import TCC
 from tcc_fast.notice import Notice
 from tcc_fast.pipelines.damage import Damage
-from tcc_fast.precision import Precision, inference_precision, resolve_precision, tune
+from tcc_fast.precision import Precision, inference_precision, tune
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import RunState, read_state
@@ -93,8 +93,7 @@ def open_model(ckpt: str | Path, device: torch.device) -> TrainedModel:
     state = decide(lambda: read_state(checkpoint))
     if (why := _why_no_clusters(state)) and rank() == 0:
         warnings.warn(f"{checkpoint} {why}", Notice, stacklevel=2)
-    as_trained = state.precision or resolve_precision(state.config.train.precision, device)
-    precision, why = inference_precision(Precision(as_trained), device)
+    precision, why = inference_precision(Precision(state.precision), device)
     if why and rank() == 0:
         warnings.warn(why, Notice, stacklevel=2)
     model = load_model(checkpoint, state.config).to(device).to(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ class RunState:
     """Name, number of images, fingerprint, mean, std and path of the data set that was trained on."""
     backend: str
     """Name of the pipeline that made the views."""
-    loss: float | None = None
+    loss: float | None
     """Mean loss of the epoch that ended here; None within an epoch, and while epochs cannot be compared."""
-    precision: str | None = None
-    """What was computed in, a `Precision`; None in checkpoints that do not say it yet."""
-    loss_scale: dict[str, Any] = field(default_factory=dict)
+    precision: str
+    """What was computed in, a `Precision`."""
+    loss_scale: dict[str, Any]
     """State of the scaler of gradients; empty unless it is fp16."""
 
 
@@ -81,8 +81,8 @@ def read_state(checkpoint: Path) -> RunState:
             config=config_from_tree(content["config"]),
             backend=content["backend"],
             loss=content["loss"],
-            precision=content.get("precision"),
-            loss_scale=content.get("loss_scale", {}),
+            precision=content["precision"],
+            loss_scale=content["loss_scale"],
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None

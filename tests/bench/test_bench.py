@@ -407,7 +407,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rounds, "WARM_UP", 0.0)
     printed = type_in(
-        *("bench", "pipelines", "--data", str(digits), "--passes", "1", "--seconds", "0.05", "--only", "resident"),
+        *("bench", "pipelines", "--data", str(digits), "--rounds", "1", "--seconds", "0.05", "--only", "resident"),
         *("--json", "out.json", "--plot", "out.svg", *TINY, "data.workers=1"),
     )
     assert "digits: 1,797 images of about 8 x 8 (PNGs, 0.1 kB each), two views of 8 px, batches of 256" in printed
@@ -422,7 +422,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--passes", "0"), "--passes is 0, but must be at least 1"),
+        (("--rounds", "0"), "--rounds is 0, but must be at least 1"),
         (("--seconds", "0"), "--seconds is 0, but must be more than 0"),
         (("--seconds", "nan"), "--seconds is nan"),
         (("--only", "dhali"), "no pipeline is called 'dhali'; there are torch, resident, ffcv, dali"),

@@ -454,7 +454,7 @@ def test_the_command_prints_tables_and_writes_what_it_is_asked_for(
     monkeypatch.setattr(bench_module, "measure_rates", lambda device, dtype: RATES)
     monkeypatch.setattr("tcc_fast.bench.comparison.Calibration", Quick)
     printed = type_in(
-        *("bench", "step", "--data", str(digits), "--passes", "1", "--seconds", "0.01", "--no-plain"),
+        *("bench", "step", "--data", str(digits), "--rounds", "1", "--seconds", "0.01", "--no-plain"),
         *("--json", "out.json", *SETTINGS),
     )
     assert "1 TFLOP/s of matrix products in float32" in printed
@@ -474,7 +474,7 @@ class Quick(Calibration):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--passes", "0"), "--passes is 0"),
+        (("--rounds", "0"), "--rounds is 0"),
         (("--json", "nowhere/out.json"), "nowhere does not exist"),
         (("train.compile=graphs",), "train.compile=graphs needs a CUDA GPU"),
     ],
