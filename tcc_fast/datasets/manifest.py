@@ -17,20 +17,17 @@ UNLABELLED = -1
 REJECTED_FILE = "rejected.csv"
 FILES_FILE = "files.csv"
 BETON_FILE = "images.beton"
-ENCODINGS = ("png", "jpeg", "mixed")
 
 
 @dataclass(frozen=True)
 class Geometry:
     """How images are stored.
 
-    `short_side` is the limit of conversion in pixels (0: none), `encoding` one of `ENCODINGS`, `quality` the
-    JPEG quality (None when conversion encoded no JPEG itself), `uniform_size` (height, width) or None when
-    images differ.
+    `short_side` is the limit of conversion in pixels (0: none), `quality` the JPEG quality (None when conversion
+    encoded no JPEG itself), `uniform_size` (height, width) or None when images differ.
     """
 
     short_side: int
-    encoding: str
     quality: int | None
     uniform_size: tuple[int, int] | None
 
@@ -78,14 +75,13 @@ class Manifest:
 
     @property
     def indexes(self) -> list[str]:
-        """Names of the DALI indexes, one for each of `shards` and in their order; empty in sets of versions that
-        wrote none."""
+        """Names of the DALI indexes, one for each of `shards` and in their order."""
         return sorted(name for name in self.files if name.startswith("shard-") and name.endswith(".idx"))
 
     @property
     def beton(self) -> str | None:
-        """Name of the file for FFCV (earlier versions: another one); None when the set was converted without."""
-        return next((name for name in self.files if name.endswith(".beton")), None)
+        """Name of the file for FFCV; None when the set was converted without."""
+        return BETON_FILE if BETON_FILE in self.files else None
 
     @property
     def in_place(self) -> str | None:
@@ -180,8 +176,6 @@ def _build(content: Mapping[str, Any]) -> Manifest:
         _check(0 <= start < stop <= num_images, f"split {name!r} is not a range within 0..{num_images}")
         splits[name] = (start, stop)
     geometry = content["geometry"]
-    encoding = _text(geometry["encoding"], "encoding")
-    _check(encoding in ENCODINGS, f"encoding {encoding!r} is none of {', '.join(ENCODINGS)}")
     uniform = geometry["uniform_size"]
     quality = geometry["quality"]
     files = {}
@@ -201,7 +195,6 @@ def _build(content: Mapping[str, Any]) -> Manifest:
         splits=splits,
         geometry=Geometry(
             short_side=_count(geometry["short_side"], "short_side"),
-            encoding=encoding,
             quality=None if quality is None else _count(quality, "quality"),
             uniform_size=None if uniform is None else _pair(uniform, "uniform_size"),
         ),

@@ -31,7 +31,6 @@ class Totals:
         self._encoded_pixels = 0
         self._squared_error = 0
         self._sizes: set[tuple[int, int]] = set()  # kept at two entries at most
-        self._extensions: set[str] = set()
 
     def add(self, image: Stored) -> None:
         """Count one image."""
@@ -52,12 +51,6 @@ class Totals:
             self._squared_error += image.squared_error
         if len(self._sizes) < 2:
             self._sizes.add((image.height, image.width))
-        self._extensions.add(image.extension)
-
-    @property
-    def encoding(self) -> str:
-        """One of `tcc_fast.datasets.manifest.ENCODINGS`."""
-        return "mixed" if len(self._extensions) > 1 else {"png": "png", "jpg": "jpeg"}[min(self._extensions)]
 
     @property
     def uniform_size(self) -> tuple[int, int] | None:

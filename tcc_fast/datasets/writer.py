@@ -216,7 +216,6 @@ class DatasetWriter:
             splits={**self._splits, "all": (0, self.num_images)},
             geometry=Geometry(
                 short_side=short_side,
-                encoding=self.totals.encoding,
                 quality=quality if self.totals.num_encoded else None,
                 uniform_size=self.totals.uniform_size,
             ),

@@ -176,22 +176,23 @@ def test_mean_and_std_are_those_of_the_stored_pixels(tmp_path: Path, photos: Pat
 
 
 @pytest.mark.parametrize(
-    ("kinds", "encoding", "quality"),
+    ("kinds", "is_png", "quality"),
     [
-        (("JPEG",), "jpeg", None),
-        (("PNG",), "png", None),
-        (("PNG", "JPEG"), "mixed", None),
-        (("WEBP",), "jpeg", 80),
+        (("JPEG",), [False], None),
+        (("PNG",), [True], None),
+        (("JPEG", "PNG"), [False, True], None),
+        (("WEBP",), [False], 80),
     ],
 )
 def test_geometry_says_what_is_stored(
-    tmp_path: Path, encode: Any, photo: Any, kinds: tuple[str, ...], encoding: str, quality: int | None
+    tmp_path: Path, encode: Any, photo: Any, kinds: tuple[str, ...], is_png: list[bool], quality: int | None
 ) -> None:
     (tmp_path / "src").mkdir()
     for kind in kinds:
         (tmp_path / "src" / kind).write_bytes(encode(photo(20, 10), kind))
     geometry = convert("folder", tmp_path / "out", tmp_path / "src", quality=80, workers=1).manifest.geometry
-    assert (geometry.encoding, geometry.quality, geometry.uniform_size) == (encoding, quality, (10, 20))
+    assert (geometry.quality, geometry.uniform_size) == (quality, (10, 20))
+    assert open_dataset(tmp_path / "out").is_png().tolist() == is_png
 
 
 def test_digits(tmp_path: Path) -> None:
@@ -206,7 +207,8 @@ def test_digits(tmp_path: Path) -> None:
     assert (found == wanted[..., None]).all()
     assert (dataset.labels() == bundle.target).all()
     geometry = dataset.manifest.geometry
-    assert (geometry.encoding, geometry.uniform_size, geometry.quality) == ("png", (8, 8), None)
+    assert (geometry.uniform_size, geometry.quality) == ((8, 8), None)
+    assert dataset.is_png().all()
     assert dataset.manifest.class_names == tuple("0123456789")
 
 

@@ -15,7 +15,7 @@ MANIFEST = Manifest(
     num_images=3,
     class_names=("cät", "dog"),
     splits={"all": (0, 3)},
-    geometry=Geometry(112, "mixed", 95, None),
+    geometry=Geometry(112, 95, None),
     mean=(0.1, 0.2, 1 / 3),
     std=(0.4, 0.5, 0.6),
     files={"images.csv": ENTRY, "rejected.csv": ENTRY, "shard-00000.tar": ENTRY},
@@ -33,7 +33,7 @@ def changed(**fields: Any) -> str:
     "manifest",
     [
         MANIFEST,
-        replace(MANIFEST, class_names=None, geometry=Geometry(0, "png", None, (8, 9))),
+        replace(MANIFEST, class_names=None, geometry=Geometry(0, None, (8, 9))),
         replace(MANIFEST, files={**MANIFEST.files, "labels.csv": ENTRY}),
     ],
 )
@@ -46,8 +46,6 @@ def test_labels_and_shards() -> None:
     assert (MANIFEST.indexes, MANIFEST.beton) == ([], None)
     more = replace(MANIFEST, files={**MANIFEST.files, "shard-00000.idx": ENTRY, "images.beton": ENTRY})
     assert (more.shards, more.indexes, more.beton) == (["shard-00000.tar"], ["shard-00000.idx"], "images.beton")
-    older = replace(MANIFEST, files={**MANIFEST.files, "pictures.beton": ENTRY})
-    assert older.beton == "pictures.beton"
     assert MANIFEST.shards == ["shard-00000.tar"]
     assert MANIFEST.num_bytes == 30
 
@@ -64,8 +62,8 @@ def test_labels_and_shards() -> None:
         ({"splits": {"all": [2, 2]}}, "'all' is not a range"),
         ({"mean": [0.1, 0.2]}, "mean is not three numbers"),
         ({"std": [0.1, 0.2, 7]}, "std is not three numbers"),
-        ({"geometry": {"short_side": 0, "quality": None, "uniform_size": None, "encoding": "gif"}}, "'gif'"),
-        ({"geometry": {}}, "'encoding' is missing"),
+        ({"geometry": {"short_side": 0, "quality": "best", "uniform_size": None}}, "quality is 'best'"),
+        ({"geometry": {"short_side": 0, "quality": None}}, "'uniform_size' is missing"),
         ({"files": {"../evil": {"bytes": 1, "sha256": "0" * 64}}}, "not a plain file name"),
         ({"files": {"images.csv": {"bytes": -1, "sha256": "0" * 64}}}, "bytes of images.csv is -1"),
         ({"files": {}}, "does not list images.csv"),

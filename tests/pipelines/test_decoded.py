@@ -36,7 +36,7 @@ def with_manifest(dataset: Dataset, **changes: object) -> Dataset:
 def test_common_geometry(
     photos: Path, short_side: int, uniform: tuple[int, int] | None, image_size: int, expected: tuple[int, int]
 ) -> None:
-    geometry = Geometry(short_side, "png", None, uniform)
+    geometry = Geometry(short_side, None, uniform)
     assert common_geometry(with_manifest(open_dataset(photos), geometry=geometry), image_size) == expected
 
 
