@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "dataset.json"
@@ -19,6 +23,18 @@ FILES_FILE = "files.csv"
 BETON_FILE = "images.beton"
 
 
+def _plain(name: str) -> str:
+    """A file's name, which must never lead out of the folder."""
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
+
+
+Count = Annotated[int, Field(ge=0)]
+Level = Annotated[float, Field(ge=0, le=1)]
+FileName = Annotated[str, AfterValidator(_plain)]
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How images are stored.
@@ -27,22 +43,22 @@ class Geometry:
     encoded no JPEG itself), `uniform_size` (height, width) or None when images differ.
     """
 
-    short_side: int
-    quality: int | None
-    uniform_size: tuple[int, int] | None
+    short_side: Count
+    quality: Count | None
+    uniform_size: tuple[Count, Count] | None
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and sha256 (lower-case hex) of one packed file."""
 
-    bytes: int
-    sha256: str
+    bytes: Count
+    sha256: Annotated[str, Field(min_length=64, max_length=64)]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `dataset.json`.
+    """The content of `dataset.json`; pydantic checks it where it is read.
 
     `mean` and `std` are per channel (RGB), in 0..1, over all stored pixels. `splits` maps a name to the index
     range [start, stop). `source` says in free form what the set was made from. `class_names` are printable
@@ -51,15 +67,15 @@ class Manifest:
     """
 
     name: str
-    num_images: int
+    num_images: Annotated[int, Field(ge=1)]
     class_names: tuple[str, ...] | None
-    splits: Mapping[str, tuple[int, int]]
+    splits: Mapping[str, tuple[Count, Count]]
     geometry: Geometry
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    files: Mapping[str, FileEntry]
+    mean: tuple[Level, Level, Level]
+    std: tuple[Level, Level, Level]
+    files: Mapping[FileName, FileEntry]
     source: Mapping[str, Any]
-    num_rejected: int
+    num_rejected: Count
     tool_version: str
     format_version: int = FORMAT_VERSION
 
@@ -109,7 +125,7 @@ class Manifest:
                 `where`.
         """
         try:
-            content = json.loads(text)
+            content = from_json(text)
         except ValueError as error:
             raise _malformed(where, f"it is not JSON ({error})") from None
         if not isinstance(content, dict) or "format_version" not in content:
@@ -121,12 +137,22 @@ class Manifest:
                 "convert the data set again with this version, or use the tcc-fast that wrote it"
             )
         try:
-            manifest = _build(content)
-        except KeyError as error:
-            raise _malformed(where, f"the field {error.args[0]!r} is missing") from None
-        except (TypeError, ValueError, AttributeError) as error:
-            raise _malformed(where, str(error)) from None
+            manifest = TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            raise _malformed(where, _explain(error.errors()[0])) from None
+        if contradiction := manifest._contradiction():
+            raise _malformed(where, contradiction)
         return manifest
+
+    def _contradiction(self) -> str | None:
+        """What each field alone allows, but not all of them together."""
+        for name, (start, stop) in self.splits.items():
+            if not start < stop <= self.num_images:
+                return f"split {name!r} is not a range within 0..{self.num_images}"
+        for name in (IMAGES_FILE, REJECTED_FILE):
+            if name not in self.files:
+                return f"files does not list {name}"
+        return None if self.shards or self.in_place is not None else "files lists no shard"
 
 
 def read_manifest(folder: str | Path) -> tuple[Manifest, bytes]:
@@ -164,74 +190,11 @@ def _malformed(where: str | Path, what: str) -> ValueError:
     return ValueError(f"{where}: malformed data set manifest: {what}; convert the data set again")
 
 
-def _build(content: Mapping[str, Any]) -> Manifest:
-    num_images = _count(content["num_images"], "num_images", at_least=1)
-    class_names = content["class_names"]
-    if class_names is not None:
-        _check(isinstance(class_names, list), "class_names is neither a list nor null")
-        class_names = tuple(_text(name, "class_names") for name in class_names)
-    splits = {}
-    for name, bounds in content["splits"].items():
-        start, stop = _pair(bounds, f"split {name!r}")
-        _check(0 <= start < stop <= num_images, f"split {name!r} is not a range within 0..{num_images}")
-        splits[name] = (start, stop)
-    geometry = content["geometry"]
-    uniform = geometry["uniform_size"]
-    quality = geometry["quality"]
-    files = {}
-    for name, entry in content["files"].items():
-        # A name from a file must never lead out of the folder.
-        _check(bool(name) and "/" not in name and name not in (".", ".."), f"{name!r} is not a plain file name")
-        sha256 = _text(entry["sha256"], f"sha256 of {name}")
-        _check(len(sha256) == 64, f"sha256 of {name} is not 64 hex digits")
-        files[name] = FileEntry(_count(entry["bytes"], f"bytes of {name}"), sha256)
-    for name in (IMAGES_FILE, REJECTED_FILE):
-        _check(name in files, f"files does not list {name}")
-    _check(isinstance(content["source"], dict), "source is not an object")
-    manifest = Manifest(
-        name=_text(content["name"], "name"),
-        num_images=num_images,
-        class_names=class_names,
-        splits=splits,
-        geometry=Geometry(
-            short_side=_count(geometry["short_side"], "short_side"),
-            quality=None if quality is None else _count(quality, "quality"),
-            uniform_size=None if uniform is None else _pair(uniform, "uniform_size"),
-        ),
-        mean=_rgb(content["mean"], "mean"),
-        std=_rgb(content["std"], "std"),
-        files=files,
-        source=content["source"],
-        num_rejected=_count(content["num_rejected"], "num_rejected"),
-        tool_version=_text(content["tool_version"], "tool_version"),
-    )
-    _check(bool(manifest.shards) or manifest.in_place is not None, "files lists no shard")
-    return manifest
-
-
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)
-
-
-def _count(value: Any, name: str, at_least: int = 0) -> int:
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
-    _check(ok, f"{name} is {value!r}, not a whole number of at least {at_least}")
-    return int(value)
-
-
-def _text(value: Any, name: str) -> str:
-    _check(isinstance(value, str), f"{name} is {value!r}, not text")
-    return str(value)
-
-
-def _pair(value: Any, name: str) -> tuple[int, int]:
-    _check(isinstance(value, list) and len(value) == 2, f"{name} is not a pair of whole numbers")
-    return _count(value[0], name), _count(value[1], name)
-
-
-def _rgb(value: Any, name: str) -> tuple[float, float, float]:
-    ok = isinstance(value, list) and len(value) == 3
-    ok = ok and all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in value)
-    _check(ok, f"{name} is not three numbers in 0..1")
-    return float(value[0]), float(value[1]), float(value[2])
+def _explain(error: ErrorDetails) -> str:
+    """The first thing that pydantic found, with the field's dotted path."""
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"the field {key!r} is missing"
+    if error["type"] == "value_error":  # of a name in `files`, and complete as it is
+        return error["msg"].removeprefix("Value error, ")
+    return f"{key} is {reprlib.repr(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
