@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from tcc_fast.datasets.sniff import HEAD_BYTES, sniff
+from tcc_fast.datasets.sniff import is_image_file
 
 LOOKED_AT = 1000
 """Files of a folder that are looked at."""
@@ -15,13 +15,7 @@ LOOKED_AT = 1000
 
 def is_picture(file: Path) -> bool:
     """Whether a file holds an image that `convert` would take, by its first bytes."""
-    try:
-        if not file.is_file():  # a pipe is not waited for
-            return False
-        with file.open("rb") as stream:
-            return sniff(stream.read(HEAD_BYTES))[0] is not None
-    except OSError:
-        return False
+    return os.path.isfile(file) and is_image_file(file)  # a pipe is not waited for
 
 
 def refuse_picture(file: Path) -> None:

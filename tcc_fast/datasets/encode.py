@@ -19,7 +19,7 @@ from PIL import Image, ImageChops, JpegImagePlugin
 
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS, Decoded, decode_image
 from tcc_fast.datasets.reader import FilePart, Item, Rejected
-from tcc_fast.datasets.sniff import HEAD_BYTES, sniff
+from tcc_fast.datasets.sniff import HEAD_BYTES, is_image
 
 NEEDS_CONVERSION = "needs conversion"
 """Why an image that could be read cannot be left in place."""
@@ -123,10 +123,10 @@ def _read_file(path: Path) -> bytes | Rejected:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(HEAD_BYTES)
-            if sniff(head)[0] is not None and size > MAX_FILE_BYTES:
-                return Rejected("file too large", f"{size} bytes, limit {MAX_FILE_BYTES}")
-            if head and sniff(head)[0] is None:
+            if head and not is_image(head):
                 return head  # no need to read the rest of a film to say that it is not an image
+            if size > MAX_FILE_BYTES:
+                return Rejected("file too large", f"{size} bytes, limit {MAX_FILE_BYTES}")
             return head + file.read()
     except OSError as error:
         return Rejected("unreadable", os.strerror(error.errno) if error.errno else "")

@@ -20,7 +20,7 @@ from typing import Any
 
 from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.reader import DEFAULT_MAX_REJECTED, NOT_AN_IMAGE, Checks, Item, LabelMode, Rejected
-from tcc_fast.datasets.sniff import FORMATS, HEAD_BYTES, is_image
+from tcc_fast.datasets.sniff import FORMATS, is_image_file
 from tcc_fast.datasets.walk import list_folder, walk
 
 DEFAULT_SHORT_SIDE = 112
@@ -110,7 +110,7 @@ class FolderReader:
             split, label = self.layout.place(relative)
             if self.layout.classes is not None and label is None and split is None and isinstance(payload, Path):
                 # No image was here when the classes were looked for.
-                payload = Rejected("in no class folder") if _starts_as_image(payload) else NOT_AN_IMAGE
+                payload = Rejected("in no class folder") if is_image_file(payload) else NOT_AN_IMAGE
             yield Item(_text(relative), payload, label, split)
         if empty:
             hidden = self.skipped["hidden"]
@@ -179,7 +179,7 @@ def _folders_with_images(src: Path, depth: int) -> tuple[list[bytes], bytes | No
     for relative, payload in walk(src, Counter(), done=found):
         folders = relative.split(b"/")[:-1]
         is_loose = len(folders) < depth
-        if (is_loose and loose) or not isinstance(payload, Path) or not _starts_as_image(payload):
+        if (is_loose and loose) or not isinstance(payload, Path) or not is_image_file(payload):
             continue
         if not is_loose:
             found.add(b"/".join(folders[:depth]))
@@ -192,11 +192,3 @@ def _folders_with_images(src: Path, depth: int) -> tuple[list[bytes], bytes | No
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def _starts_as_image(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return is_image(file.read(HEAD_BYTES))
-    except OSError:
-        return False

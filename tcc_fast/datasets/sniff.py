@@ -6,6 +6,7 @@ Everything goes by content; a file's extension is never looked at.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ def _heif_kind(head: bytes) -> str | None:
 def is_image(head: bytes) -> bool:
     """Whether the file is an image in a format that conversion reads."""
     return sniff(head)[0] is not None
+
+
+def is_image_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file on disk is an image in such a format; one that cannot be read is none."""
+    try:
+        with open(path, "rb") as file:
+            return is_image(file.read(HEAD_BYTES))
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
