@@ -16,8 +16,6 @@ from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.reader import FilePart, Rejected
 from tcc_fast.datasets.walk import walk
 
-_BLOCK = 512
-
 
 class CutOff(Exception):
     """An archive ends before its own structure does."""
@@ -144,10 +142,10 @@ def tar_files(archive: tarfile.TarFile, keep: bool = False) -> Iterator[tarfile.
     file = archive.fileobj
     assert file is not None, "open for reading"
     file.seek(archive.offset)
-    mark = file.read(_BLOCK)
-    if len(mark) < _BLOCK:
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
         raise CutOff
-    if mark != bytes(_BLOCK):
+    if mark != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no header at byte {archive.offset}")
 
 
@@ -167,7 +165,7 @@ def tar_parts(path: Path, start: int = 0, length: int | None = None) -> Iterator
                 if member.offset_data + member.size > min(end, whole):
                     raise CutOff
                 yield plain_name(member.name), FilePart(path, member.offset_data, member.size)
-            if archive.offset + _BLOCK > end:
+            if archive.offset + tarfile.BLOCKSIZE > end:
                 raise CutOff
 
 

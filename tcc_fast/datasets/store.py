@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,6 @@ from tcc_fast.datasets.manifest import (
 )
 
 AUTO_VERIFY_BYTES = 2 << 30
-_BLOCK = 512
 _MAX_OPEN_SHARDS = 256
 Verify = bool | Literal["auto"]
 
@@ -301,8 +301,8 @@ def _members(handle: int, path: Path, index: int) -> Iterator[tuple[int, int, by
     """(offset, length, extension) of every member; they must be named by consecutive indices from `index` on."""
     at, end = 0, os.fstat(handle).st_size
     while True:
-        header = os.pread(handle, _BLOCK, at)
-        if header == bytes(_BLOCK):
+        header = os.pread(handle, tarfile.BLOCKSIZE, at)
+        if header == bytes(tarfile.BLOCKSIZE):
             return
         stem, _, extension = header[:100].rstrip(b"\0").partition(b".")
         try:
@@ -313,8 +313,8 @@ def _members(handle: int, path: Path, index: int) -> Iterator[tuple[int, int, by
             raise ValueError(
                 f"{path}: no header of image {index} at byte {at}, so it is damaged; convert again"
             ) from None
-        offset = at + _BLOCK
-        at = offset + -(-length // _BLOCK) * _BLOCK
+        offset = at + tarfile.BLOCKSIZE
+        at = offset + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         if at > end:
             raise ValueError(f"{path}: ends within image {index}; convert the data set again")
         yield offset, length, extension

@@ -41,8 +41,7 @@ from tcc_fast.datasets.store import Dataset
 from tcc_fast.datasets.totals import Totals
 
 DEFAULT_SHARD_BYTES = 256 << 20
-_BLOCK = 512
-_END = bytes(2 * _BLOCK)
+_END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 class _HashedFile:
@@ -248,7 +247,7 @@ class DatasetWriter:
         info = tarfile.TarInfo(name)  # mtime 0, uid and gid 0, no names, mode 0644
         info.size = len(data)
         header = info.tobuf(tarfile.USTAR_FORMAT)
-        member = header + data + bytes(-len(data) % _BLOCK)
+        member = header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
         shard = self._open.get("shard")
         if shard is not None and shard.bytes + len(member) + len(_END) > self._shard_bytes:
             self._end_shard()
