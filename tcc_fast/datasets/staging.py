@@ -6,7 +6,6 @@ at the end. What a dead process left behind is removed by the next conversion to
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from tcc_fast.datasets.manifest import MANIFEST_FILE
+from tcc_fast.on_disk import sync_to_disk
 
 _OWN_FILE = re.compile(r"(dataset\.json|(images|labels|rejected|files)\.csv|shard-\d{5,}\.(tar|idx)|images\.beton)")
 
@@ -58,7 +58,7 @@ class StagingFolder:
             if occupied:
                 os.rename(self._old, self.out)
             raise
-        _sync(self.out.parent)
+        sync_to_disk(self.out.parent)
         shutil.rmtree(self._old, ignore_errors=True)
 
     def leave(self) -> None:
@@ -135,12 +135,3 @@ def _sweep(out: Path) -> None:
             if lock is not None:
                 shutil.rmtree(path, ignore_errors=True)
                 os.close(lock)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # not every file system syncs folders
-            os.fsync(handle)
-    finally:
-        os.close(handle)

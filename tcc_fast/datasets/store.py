@@ -23,6 +23,7 @@ from tcc_fast.datasets.manifest import (
     Manifest,
     read_manifest,
 )
+from tcc_fast.on_disk import sha256_of
 
 AUTO_VERIFY_BYTES = 2 << 30
 _MAX_OPEN_SHARDS = 256
@@ -276,8 +277,7 @@ def open_dataset(path: str | Path, verify: Verify = "auto") -> Dataset:
 
 def _check_sha256(folder: Path, manifest: Manifest, name: str) -> None:
     try:
-        with open(folder / name, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(folder / name)
     except OSError as error:
         raise ValueError(f"{folder / name}: cannot be read ({error.strerror})") from None
     if found != manifest.files[name].sha256:

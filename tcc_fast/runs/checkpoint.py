@@ -14,7 +14,6 @@ A run's folder holds ``checkpoints/step-XXXXXXXXX/`` with
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -29,8 +28,9 @@ from tcc_fast.distributed import gather_objects, rank
 from tcc_fast.method.model import TCC
 from tcc_fast.method.step import Queues
 from tcc_fast.notice import Notice
+from tcc_fast.on_disk import sha256_of, sync_to_disk
 from tcc_fast.runs.checkpoint_folder import keep_newest, remove_checkpoint
-from tcc_fast.runs.run_state import RunState, sha256_of, write_state
+from tcc_fast.runs.run_state import RunState, write_state
 from tcc_fast.runs.tensor_file import save_tensors
 from tcc_fast.runs.training_tensors import (
     WRITTEN,
@@ -123,7 +123,7 @@ def _write_shard(partial: Path, queues: Queues) -> dict[str, str]:
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write, see it on disk, and return the sha256."""
     save_tensors({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
-    _sync_to_disk(path)
+    sync_to_disk(path)
     return sha256_of(path)
 
 
@@ -146,12 +146,12 @@ def _write_rest(
     for name, entries in tensors.items():
         path = partial / f"{name}.safetensors"
         digests[path.name] = _write_tensors(path, entries)
-    _sync_to_disk(write_state(partial, state, digests))
-    _sync_to_disk(partial)
+    sync_to_disk(write_state(partial, state, digests))
+    sync_to_disk(partial)
     if final.exists():  # not complete, or it would have been continued from: the remains of a copy, say
         remove_checkpoint(final)
     partial.rename(final)
-    _sync_to_disk(final.parent)
+    sync_to_disk(final.parent)
 
 
 def load_model(checkpoint: Path, config: Config) -> TCC:
@@ -204,11 +204,3 @@ def _load_module(module: nn.Module, path: Path) -> None:
         module.load_state_dict(_load(path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the model of its config: {' '.join(str(error).split())}") from None
-
-
-def _sync_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tcc_fast.config import config_from_tree
+from tcc_fast.on_disk import sha256_of
 from tcc_fast.runs.checkpoint_folder import STATE_FILE
 from tcc_fast.settings import Config
 
@@ -86,9 +86,3 @@ def read_state(checkpoint: Path) -> RunState:
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
