@@ -87,8 +87,3 @@ RESULTS: dict[str, DataSet] = {
     "tiny-imagenet": DataSet(100_000, 200, 64, None, Published("SPICE", 30.5, 44.9, 16.3)),
 }
 """By the name that `tcc-fast convert` takes and the manifest holds."""
-
-
-def published(name: str) -> DataSet | None:
-    """What is published for the data set called `name`; None for other sets."""
-    return RESULTS.get(name)

@@ -14,7 +14,7 @@ from rich.table import Table
 from tcc_fast.evaluation.evaluate import Evaluation
 from tcc_fast.evaluation.label_free import describe_scores
 from tcc_fast.evaluation.metrics import Scores
-from tcc_fast.evaluation.paper import Published, published
+from tcc_fast.evaluation.paper import RESULTS, Published
 from tcc_fast.runs.checkpoint_folder import are_of_one_run
 from tcc_fast.runs.run_state import read_state
 
@@ -66,7 +66,7 @@ def _table(result: Evaluation) -> Table:
 
 
 def _published_rows(result: Evaluation) -> Iterable[tuple[str, tuple[str, ...]]]:
-    known = published(result.dataset)
+    known = RESULTS.get(result.dataset)
     if known is None or result.scores is None:
         return
     if known.tcc is not None:
@@ -101,7 +101,7 @@ def _cautions(result: Evaluation) -> Iterable[str]:
             f"K is {result.num_clusters} and there are {result.num_classes} classes: "
             "images of unmatched clusters or classes count as errors in ACC"
         )
-    known = published(result.dataset)
+    known = RESULTS.get(result.dataset)
     if known is not None:
         differing = []
         if (result.n_labelled, result.num_classes) != (known.images, known.classes):
@@ -181,7 +181,7 @@ def show_summary(results: list[Evaluation], console: Console) -> None:
     for result in results:
         assert result.scores is not None
         table.add_row(f"seed {result.seed}", *_percent(result.scores))
-    known = published(results[0].dataset)
+    known = RESULTS.get(results[0].dataset)
     if known and known.tcc:
         table.add_row("paper: TCC", *_figures(known.tcc))
         table.add_row("  mean minus the paper", *_gap(summary, known.tcc))
