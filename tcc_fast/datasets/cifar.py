@@ -31,7 +31,7 @@ MATLAB = (r"\.mat$", "that is the MATLAB version; take the python or the binary 
 
 
 @dataclass(frozen=True)
-class Layout:
+class CifarFiles:
     """The files of one CIFAR.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Batch:
     labels: np.ndarray[Any, np.dtype[np.int64]]  # (N,)
 
 
-def open_cifar(layout: Layout, src: Path | None, checks: Checks) -> OfficialReader:
+def open_cifar(layout: CifarFiles, src: Path | None, checks: Checks) -> OfficialReader:
     """All batches, training before test, in memory: 184 MB.
 
     Raises:
@@ -97,7 +97,7 @@ def open_cifar(layout: Layout, src: Path | None, checks: Checks) -> OfficialRead
     )
 
 
-def _read(layout: Layout, source: Path, members: Members) -> tuple[list[_Batch], dict[str, str]]:
+def _read(layout: CifarFiles, source: Path, members: Members) -> tuple[list[_Batch], dict[str, str]]:
     """The batches that are there, and the MD5 of each file read."""
     places = {name.rpartition("/")[2]: name for name in members.names}
     suffix = "" if any(name in places for name in layout.batches) else ".bin"
@@ -124,7 +124,7 @@ def _read(layout: Layout, source: Path, members: Members) -> tuple[list[_Batch],
     return batches, md5s
 
 
-def _from_binary(layout: Layout, where: str, data: bytes) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _from_binary(layout: CifarFiles, where: str, data: bytes) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     record = layout.label_bytes + _PIXELS
     if len(data) % record:
         raise ValueError(
@@ -135,7 +135,7 @@ def _from_binary(layout: Layout, where: str, data: bytes) -> tuple[np.ndarray[An
     return table[:, layout.label_bytes :], table[:, 0].astype(np.int64)
 
 
-def _from_pickle(layout: Layout, where: str, data: bytes) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _from_pickle(layout: CifarFiles, where: str, data: bytes) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     content = _load(layout, where, data)
     try:
         return cifar_pickle.pixels(content), cifar_pickle.numbers(content, layout.key)
@@ -143,7 +143,7 @@ def _from_pickle(layout: Layout, where: str, data: bytes) -> tuple[np.ndarray[An
         raise _odd(layout, where, error) from None
 
 
-def _check_names(layout: Layout, source: Path, members: Members, places: Mapping[str, str]) -> None:
+def _check_names(layout: CifarFiles, source: Path, members: Members, places: Mapping[str, str]) -> None:
     """If the files bring class names, they must be ours in our order, or labels would mean something else."""
     python, key, binary = layout.meta
     name = python if python in places else binary
@@ -160,7 +160,7 @@ def _check_names(layout: Layout, source: Path, members: Members, places: Mapping
         )
 
 
-def _load(layout: Layout, where: str, data: bytes) -> dict[str, Any]:
+def _load(layout: CifarFiles, where: str, data: bytes) -> dict[str, Any]:
     try:
         return cifar_pickle.load_dict(data)
     except cifar_pickle.UnsafePickle as error:
@@ -172,7 +172,7 @@ def _load(layout: Layout, where: str, data: bytes) -> dict[str, Any]:
         raise _odd(layout, where, error) from None
 
 
-def _odd(layout: Layout, where: str, error: Exception) -> ValueError:
+def _odd(layout: CifarFiles, where: str, error: Exception) -> ValueError:
     return ValueError(
         f"{where}: is damaged or no file of {layout.official.title} ({error}); {layout.official.how_to_get}"
     )

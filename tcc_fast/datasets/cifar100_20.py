@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tcc_fast.datasets.cifar import HOME, MATLAB, Layout, open_cifar
+from tcc_fast.datasets.cifar import HOME, MATLAB, CifarFiles, open_cifar
 from tcc_fast.datasets.official import Archive, Official, OfficialReader
 from tcc_fast.datasets.reader import Checks, LabelMode
 
@@ -34,7 +34,7 @@ OFFICIAL = Official(
         "citation": "A. Krizhevsky: Learning multiple layers of features from tiny images, 2009",
     },
 )
-LAYOUT = Layout(
+LAYOUT = CifarFiles(
     official=OFFICIAL,
     class_names=(
         "aquatic_mammals",

@@ -15,7 +15,7 @@ import PIL
 
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets.decode import DEFAULT_MAX_PIXELS
-from tcc_fast.datasets.encode import MAX_ASPECT, MAX_SHORT_SIDE, NEEDS_CONVERSION, Recipe
+from tcc_fast.datasets.encode import MAX_ASPECT, MAX_SHORT_SIDE, NEEDS_CONVERSION, StorageOptions
 from tcc_fast.datasets.escape import escape_name
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.datasets.manifest import UNLABELLED, Manifest
@@ -189,14 +189,14 @@ def convert(
     short_side = 0 if in_place else reader.default_short_side if short_side is None else short_side
     workers = workers if workers is not None else 1 if reader.in_process else default_workers()
     max_rejected = reader.max_rejected if max_rejected is None else max_rejected
-    recipe = Recipe(short_side, quality, reader.lossless, max_pixels, in_place)
+    options = StorageOptions(short_side, quality, reader.lossless, max_pixels, in_place)
     with_labels = labels != "none" and reader.class_names is not None
     rejected: collections.Counter[str] = collections.Counter()
     try:
         with DatasetWriter(
             out, name=name, overwrite=overwrite, shard_bytes=shard_bytes, beton=beton, in_place=in_place
         ) as writer:
-            _fill(writer, reader, recipe, workers, with_labels, max_rejected, rejected, progress)
+            _fill(writer, reader, options, workers, with_labels, max_rejected, rejected, progress)
             with show_progress(f"{name}, beton", lambda: writer.num_images, progress and beton, "images") as advance:
                 manifest = writer.finish(
                     class_names=reader.class_names if with_labels else None,
@@ -227,14 +227,14 @@ def convert(
 def _fill(
     writer: DatasetWriter,
     reader: Reader,
-    recipe: Recipe,
+    options: StorageOptions,
     workers: int,
     with_labels: bool,
     max_rejected: int | float,
     rejected: collections.Counter[str],
     progress: bool,
 ) -> None:
-    results = contextlib.closing(store_items(reader, recipe, workers))
+    results = contextlib.closing(store_items(reader, options, workers))
     with results as pairs, show_progress(writer.name, reader.total, progress) as advance:
         for item, result in pairs:
             if reader.mixed and result == NOT_AN_IMAGE:

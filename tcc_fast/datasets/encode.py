@@ -34,7 +34,7 @@ MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StorageOptions:
     """How images are stored; sent to every worker.
 
     Attributes:
@@ -61,7 +61,7 @@ class Stored:
         extension: "png" or "jpg".
         width, height: in pixels.
         sums, squares: per channel (RGB) the sum of the stored pixels 0..255 and of their squares, exact.
-        encoded: JPEG bytes made here, at the recipe's quality.
+        encoded: JPEG bytes made here, at the options' quality.
         cropped: the image was longer than `MAX_ASPECT` allows.
         squared_error: sum over pixels and channels of the squared difference, in grey levels 0..255, between what
             was encoded and what it decodes to; exact, and 0 unless `encoded`.
@@ -80,15 +80,15 @@ class Stored:
     source_bytes: int = 0
 
 
-def store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
+def store_item(item: Item, options: StorageOptions) -> Stored | Rejected:
     """Read, decode, resize and encode one item. Never raises for what is wrong with the item itself."""
     try:
-        return _store_item(item, recipe)
+        return _store_item(item, options)
     except MemoryError:
         return Rejected("too large for memory")
 
 
-def _store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
+def _store_item(item: Item, options: StorageOptions) -> Stored | Rejected:
     payload = item.payload
     if isinstance(payload, Rejected):
         return payload
@@ -99,10 +99,10 @@ def _store_item(item: Item, recipe: Recipe) -> Stored | Rejected:
         if isinstance(read, Rejected):
             return read
         payload = read
-    decoded = decode_image(payload, max_pixels=recipe.max_pixels, reduce_to=2 * recipe.short_side)
+    decoded = decode_image(payload, max_pixels=options.max_pixels, reduce_to=2 * options.short_side)
     if isinstance(decoded, Rejected):
         return decoded
-    stored = _store_decoded(decoded, payload, recipe)
+    stored = _store_decoded(decoded, payload, options)
     return stored if isinstance(stored, Rejected) else replace(stored, source_bytes=len(payload))
 
 
@@ -146,13 +146,13 @@ def _read_part(part: FilePart) -> bytes | Rejected:
     return data if len(data) == part.length else Rejected("truncated", "archive")
 
 
-def _store_decoded(decoded: Decoded, original: bytes, recipe: Recipe) -> Stored | Rejected:
+def _store_decoded(decoded: Decoded, original: bytes, options: StorageOptions) -> Stored | Rejected:
     image = decoded.image
-    if recipe.in_place and not decoded.plain:
+    if options.in_place and not decoded.plain:
         return Rejected(NEEDS_CONVERSION, decoded.kind)
-    if recipe.lossless:
+    if options.lossless:
         return _as_png(image)
-    target = target_size(*decoded.full_size, recipe.short_side)
+    target = target_size(*decoded.full_size, options.short_side)
     changed = target != decoded.full_size
     if decoded.plain and not changed:
         return _stored(original, "jpg" if decoded.kind == "JPEG" else "png", image, encoded=False)
@@ -166,7 +166,7 @@ def _store_decoded(decoded: Decoded, original: bytes, recipe: Recipe) -> Stored 
         if image.size != target:
             image = image.resize(target, Image.Resampling.LANCZOS)
     cropped = changed and max(decoded.full_size) > MAX_ASPECT * min(decoded.full_size)
-    stored = _as_png(image) if decoded.lossless and not resized else _as_jpeg(image, recipe.quality)
+    stored = _as_png(image) if decoded.lossless and not resized else _as_jpeg(image, options.quality)
     return replace(stored, cropped=cropped)
 
 

@@ -49,11 +49,11 @@ def open_reader(src: Path | None, labels: LabelMode, checks: Checks) -> FolderRe
         list_folder(src)
     except OSError as error:
         raise ValueError(f"{shown}: cannot be read ({error.strerror}); check its permissions") from None
-    return FolderReader(src, _find_layout(src, labels))
+    return FolderReader(src, _find_sub_folders(src, labels))
 
 
 @dataclass(frozen=True)
-class Layout:
+class SubFolders:
     """What the sub-folders mean.
 
     Attributes:
@@ -81,13 +81,13 @@ class Layout:
 class FolderReader:
     """Reader of one folder; see the module, and `tcc_fast.datasets.reader.Reader` for the attributes."""
 
-    def __init__(self, src: Path, layout: Layout) -> None:
+    def __init__(self, src: Path, sub_folders: SubFolders) -> None:
         self.src = src
-        self.layout = layout
+        self.sub_folders = sub_folders
         self.about: Mapping[str, Any] = {"description": "A folder of images.", "licence": None}
         self.class_names: tuple[str, ...] | None = None
-        if layout.classes is not None:
-            self.class_names = tuple(escape_name(_text(name)) for name in layout.classes)
+        if sub_folders.classes is not None:
+            self.class_names = tuple(escape_name(_text(name)) for name in sub_folders.classes)
         self.lossless = False
         self.default_short_side = DEFAULT_SHORT_SIDE
         self.in_process = False
@@ -95,7 +95,7 @@ class FolderReader:
         self.max_rejected: int | float = DEFAULT_MAX_REJECTED
         self.mixed = True
         self.skipped: Counter[str] = Counter()
-        self.notes = (layout.note,)
+        self.notes = (sub_folders.note,)
 
     def __iter__(self) -> Iterator[Item]:
         """Every file that is not hidden, as an item: a path to read, or why it cannot be.
@@ -107,8 +107,8 @@ class FolderReader:
         empty = True
         for relative, payload in walk(self.src, self.skipped):
             empty = False
-            split, label = self.layout.place(relative)
-            if self.layout.classes is not None and label is None and split is None and isinstance(payload, Path):
+            split, label = self.sub_folders.place(relative)
+            if self.sub_folders.classes is not None and label is None and split is None and isinstance(payload, Path):
                 # No image was here when the classes were looked for.
                 payload = Rejected("in no class folder") if is_image_file(payload) else NOT_AN_IMAGE
             yield Item(_text(relative), payload, label, split)
@@ -125,7 +125,7 @@ class FolderReader:
         return sum(1 for _ in walk(self.src, Counter()))
 
 
-def _find_layout(src: Path, labels: LabelMode) -> Layout:
+def _find_sub_folders(src: Path, labels: LabelMode) -> SubFolders:
     """Whether the sub-folders are classes, or splits with classes in them, or neither."""
     tops, loose = _folders_with_images(src, depth=1)
     are_splits = loose is None and bool(tops) and all(name.lower() in SPLIT_NAMES for name in tops)
@@ -134,7 +134,7 @@ def _find_layout(src: Path, labels: LabelMode) -> Layout:
         there = (name for name in os.listdir(os.fsencode(src)) if os.path.isdir(os.path.join(os.fsencode(src), name)))
         if loose is not None and any(name.lower() in SPLIT_NAMES for name in there):
             note += f" Splits: none, since {escape_name(_text(loose))!r} lies in no sub-folder."
-        return Layout((), classes, note)
+        return SubFolders((), classes, note)
     splits = tuple(tops)
     below, loose = _folders_with_images(src, depth=2)
     names = sorted({path.partition(b"/")[2] for path in below})
@@ -142,7 +142,7 @@ def _find_layout(src: Path, labels: LabelMode) -> Layout:
     classes, note = _classes(src, labels, names, None if partial else loose)
     if classes and loose is not None:
         note += f" Images that lie in no class folder, such as {escape_name(_text(loose))!r}, have none."
-    return Layout(splits, classes, f"Splits: {', '.join(map(_text, splits))}. {note}")
+    return SubFolders(splits, classes, f"Splits: {', '.join(map(_text, splits))}. {note}")
 
 
 def _classes(

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 
 import numpy as np
 
-from tcc_fast.datasets.encode import Recipe, Stored, store_item
+from tcc_fast.datasets.encode import StorageOptions, Stored, store_item
 from tcc_fast.datasets.reader import Item, Rejected
 
 CHUNK_ITEMS = 16
@@ -22,7 +22,9 @@ CHUNK_BYTES = 4 << 20
 Result = Stored | Rejected
 
 
-def store_items(items: Iterable[Item], recipe: Recipe, workers: int) -> Generator[tuple[Item, Result], None, None]:
+def store_items(
+    items: Iterable[Item], options: StorageOptions, workers: int
+) -> Generator[tuple[Item, Result], None, None]:
     """Every item with what became of it, in order. `workers` of 0 or 1 works in this process.
 
     Memory is bounded: 2 chunks a worker (16 items or 4 MiB, whichever comes first) are in flight.
@@ -32,14 +34,14 @@ def store_items(items: Iterable[Item], recipe: Recipe, workers: int) -> Generato
     """
     if workers <= 1:
         for item in items:
-            yield item, store_item(item, recipe)
+            yield item, store_item(item, options)
         return
     # Spawned, not forked: torch and its threads may be loaded in this process.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     waiting: collections.deque[tuple[list[Item], Future[list[Result]]]] = collections.deque()
     try:
         for chunk in _chunks(items):
-            waiting.append((chunk, _submit(pool, chunk, recipe)))
+            waiting.append((chunk, _submit(pool, chunk, options)))
             if len(waiting) >= 2 * workers:
                 yield from _next_results(waiting)
         while waiting:
@@ -79,18 +81,18 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _submit(pool: ProcessPoolExecutor, chunk: list[Item], recipe: Recipe) -> Future[list[Result]]:
+def _submit(pool: ProcessPoolExecutor, chunk: list[Item], options: StorageOptions) -> Future[list[Result]]:
     # Ctrl-C goes to the whole process group, but the parent alone answers it: workers are started in here, and
     # inherit that the signal is blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(_store_chunk, chunk, recipe)
+        return pool.submit(_store_chunk, chunk, options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _store_chunk(chunk: list[Item], recipe: Recipe) -> list[Result]:
-    return [store_item(item, recipe) for item in chunk]
+def _store_chunk(chunk: list[Item], options: StorageOptions) -> list[Result]:
+    return [store_item(item, options) for item in chunk]
 
 
 def _start_worker() -> None:

@@ -28,8 +28,8 @@ class Published:
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set of the field.
+class PublishedResults:
+    """What is published for one data set of the field.
 
     Attributes:
         images, classes: how many.
@@ -47,22 +47,22 @@ class DataSet:
     caution: str = ""
 
 
-RESULTS: dict[str, DataSet] = {
-    "cifar10": DataSet(
+RESULTS: dict[str, PublishedResults] = {
+    "cifar10": PublishedResults(
         60_000,
         10,
         32,
         Published("TCC", 90.6, 79.0, 73.3, ("acc", "nmi")),
         Published("ProPos+DCBoost", 96.0, 91.1, 91.6),
     ),
-    "cifar100-20": DataSet(
+    "cifar100-20": PublishedResults(
         60_000,
         20,
         32,
         Published("TCC", 49.1, 47.9, 31.2, ("acc",)),
         Published("ProPos+DCBoost", 63.9, 64.5, 49.2),
     ),
-    "stl10": DataSet(
+    "stl10": PublishedResults(
         13_000,
         10,
         96,
@@ -70,20 +70,20 @@ RESULTS: dict[str, DataSet] = {
         Published("SPICE", 93.8, 87.2, 87.0),
         "SPICE, and perhaps TCC, also trained on the 100,000 unlabelled images.",
     ),
-    "imagenet10": DataSet(
+    "imagenet10": PublishedResults(
         13_000,
         10,
         96,
         Published("TCC", 89.7, 84.8, 82.5, ("acc", "nmi")),
         Published("SCAN+DCBoost", 97.8, 94.2, 95.2),
     ),
-    "imagenet-dogs": DataSet(
+    "imagenet-dogs": PublishedResults(
         19_500,
         15,
         96,
         Published("TCC", 59.5, 55.4, 41.7, ("acc", "nmi")),
         Published("CoNR+DCBoost", 80.7, 74.6, 68.3),
     ),
-    "tiny-imagenet": DataSet(100_000, 200, 64, None, Published("SPICE", 30.5, 44.9, 16.3)),
+    "tiny-imagenet": PublishedResults(100_000, 200, 64, None, Published("SPICE", 30.5, 44.9, 16.3)),
 }
 """By the name that `tcc-fast convert` takes and the manifest holds."""

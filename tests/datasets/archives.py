@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tcc_fast.datasets.cifar import Layout
+from tcc_fast.datasets.cifar import CifarFiles
 from tcc_fast.datasets.cifar10 import LAYOUT as CIFAR10
 from tcc_fast.datasets.cifar100_20 import LAYOUT as CIFAR100
 from tcc_fast.datasets.stl10 import CLASSES as STL10_CLASSES
@@ -83,7 +83,7 @@ def python2_pickle(entries: Mapping[str, bytes]) -> bytes:
 class Cifar:
     """Images and labels of a small CIFAR: `per_batch` images in each batch, classes in turn."""
 
-    def __init__(self, layout: Layout, per_batch: int = 40, seed: int = 0) -> None:
+    def __init__(self, layout: CifarFiles, per_batch: int = 40, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.layout = layout
         classes = len(layout.class_names)

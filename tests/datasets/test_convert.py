@@ -20,7 +20,7 @@ from PIL import Image
 
 import tcc_fast
 from tcc_fast.datasets import convert, folder, mnist5k, open_dataset, pool, reader
-from tcc_fast.datasets.encode import Recipe
+from tcc_fast.datasets.encode import StorageOptions
 from tcc_fast.datasets.reader import Item, Rejected
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -584,7 +584,7 @@ def test_few_items_are_in_flight(photos: Path) -> None:
             taken += 1
             yield Item(str(index), Rejected("test"))
 
-    results = pool.store_items(items(), Recipe(), 2)
+    results = pool.store_items(items(), StorageOptions(), 2)
     for index, (item, result) in enumerate(results):
         assert item.source == str(index)
         assert result == Rejected("test")

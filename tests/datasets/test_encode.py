@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from tcc_fast.datasets import encode as encode_module
-from tcc_fast.datasets.encode import Recipe, Stored, store_item, target_size
+from tcc_fast.datasets.encode import StorageOptions, Stored, store_item, target_size
 from tcc_fast.datasets.reader import FilePart, Item, Rejected
 
 
-def store(payload: Any, **recipe: Any) -> Stored:
-    stored = store_item(Item("x", payload), Recipe(**recipe))
+def store(payload: Any, **options: Any) -> Stored:
+    stored = store_item(Item("x", payload), StorageOptions(**options))
     assert isinstance(stored, Stored), stored
     return stored
 
@@ -201,9 +201,11 @@ def test_paths_are_read(encode: Any, photo: Callable[..., Image.Image], tmp_path
     data = encode(photo(30, 30), "PNG")
     (tmp_path / "a").write_bytes(data)
     assert store(tmp_path / "a").data == data
-    assert store_item(Item("x", tmp_path / "absent"), Recipe()) == Rejected("unreadable", "No such file or directory")
+    assert store_item(Item("x", tmp_path / "absent"), StorageOptions()) == Rejected(
+        "unreadable", "No such file or directory"
+    )
     (tmp_path / "empty").touch()
-    assert store_item(Item("x", tmp_path / "empty"), Recipe()) == Rejected("empty file")
+    assert store_item(Item("x", tmp_path / "empty"), StorageOptions()) == Rejected("empty file")
 
 
 def test_huge_files_are_not_read(
@@ -214,8 +216,8 @@ def test_huge_files_are_not_read(
     for name, size in (("film", 1 << 40), ("huge", 1 << 31)):
         with open(tmp_path / name, "r+b") as file:
             file.truncate(size)  # sparse: takes no space
-    assert store_item(Item("x", tmp_path / "film"), Recipe()) == Rejected("not an image")
-    rejected = store_item(Item("x", tmp_path / "huge"), Recipe())
+    assert store_item(Item("x", tmp_path / "film"), StorageOptions()) == Rejected("not an image")
+    rejected = store_item(Item("x", tmp_path / "huge"), StorageOptions())
     assert isinstance(rejected, Rejected)
     assert rejected.reason == "file too large"
 
@@ -227,8 +229,8 @@ def test_out_of_memory_is_a_rejection(
         raise MemoryError
 
     monkeypatch.setattr(encode_module, "_store_decoded", full)
-    assert store_item(Item("x", encode(photo(9, 9), "PNG")), Recipe()) == Rejected("too large for memory")
+    assert store_item(Item("x", encode(photo(9, 9), "PNG")), StorageOptions()) == Rejected("too large for memory")
 
 
 def test_a_rejection_passes_through() -> None:
-    assert store_item(Item("x", Rejected("broken link")), Recipe()) == Rejected("broken link")
+    assert store_item(Item("x", Rejected("broken link")), StorageOptions()) == Rejected("broken link")

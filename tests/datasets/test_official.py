@@ -171,12 +171,12 @@ def test_the_command_line_takes_the_options(tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
-    from tcc_fast.datasets.encode import MAX_FILE_BYTES, Recipe, Stored, store_item
+    from tcc_fast.datasets.encode import MAX_FILE_BYTES, StorageOptions, Stored, store_item
 
     image = next(iter(photos_of(["n1"])["n1"].values()))
     path = tmp_path / "big"
     path.write_bytes(b"x" * 1000 + image + b"x" * 1000)
-    stored = store_item(Item("a", FilePart(path, 1000, len(image))), Recipe())
+    stored = store_item(Item("a", FilePart(path, 1000, len(image))), StorageOptions())
     assert isinstance(stored, Stored)
     assert stored.data == image
     end = path.stat().st_size
@@ -187,7 +187,7 @@ def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
         FilePart(path, 0, MAX_FILE_BYTES + 1): f"file too large ({MAX_FILE_BYTES + 1} bytes, limit {MAX_FILE_BYTES})",
     }
     for part, reason in cases.items():
-        refused = store_item(Item("a", part), Recipe())
+        refused = store_item(Item("a", part), StorageOptions())
         assert isinstance(refused, Rejected)
         assert str(refused) == reason
 
