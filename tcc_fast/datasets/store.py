@@ -122,8 +122,7 @@ class Dataset:
         return range(*splits[name])
 
     def sources(self) -> list[str]:
-        """Printable name of every image's original within the source (`names.unescape_name` gives the raw
-        one)."""
+        """Printable name of every image's original within the source (`escape.unescape_name` gives the raw one)."""
         return list(self._names())
 
     def labels(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
