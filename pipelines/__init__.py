@@ -40,7 +40,7 @@ class Choice:
 
     @property
     def sentence(self) -> str:
-        """For people."""
+        """The choice as a sentence for people."""
         return f"pipeline {self.name}: {self.reason}"
 
 

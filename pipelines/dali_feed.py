@@ -62,7 +62,7 @@ class Feeder:
         self.sizes = torch.from_numpy(dataset.sizes())
 
     def prepare(self, epoch: int, batch: int) -> Feed:
-        """Everything for one batch."""
+        """Prepare everything for one batch."""
         from nvidia.dali.backend import TensorCPU
 
         index = self.order.indices(epoch, batch)

@@ -77,7 +77,7 @@ def decoded(encoded: Any, device: torch.device) -> Any:
 
 
 def look_first(encoded: Any) -> Any:
-    """The same bytes, once DALI has read the sizes of all images from them.
+    """The same encoded images, once DALI has read the sizes of all images from them.
 
     Where it cannot, it says so. Its decoder would say so too, but while some of its threads are still at work on other
     images of the batch, whose memory is then gone: the process crashes.

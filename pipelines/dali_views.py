@@ -228,7 +228,7 @@ class DaliPipeline(Position):
         return found
 
     def _reason(self, index: int, refusal: str) -> str:
-        """In Pillow's words, if it cannot decode the image either."""
+        """Why an image cannot be decoded, in Pillow's words, if it cannot do so either."""
         try:
             found = self.dataset.decode(index).shape[:2]
         except ValueError as error:

@@ -27,7 +27,7 @@ class Damage:
 
     @property
     def indices(self) -> set[int]:
-        """Which images."""
+        """Indices of the images that could not be decoded."""
         return set(self.reasons)
 
     def note(self, index: int, why: str) -> None:

@@ -53,7 +53,7 @@ def decode(
 
 
 def decode_into(out: Tensor, dataset: Dataset, indices: Sequence[int], damage: Damage) -> None:
-    """The same into ``out``, (n, H, W, 3) uint8 on any device; the host holds a chunk at a time."""
+    """Decode images into ``out``, (n, H, W, 3) uint8 on any device; the host holds a chunk at a time."""
     height, width = geometry = tuple(out.shape[1:3])
 
     def one(index: int) -> np.ndarray | str:

@@ -46,7 +46,7 @@ def _fetch(address: Any, state: Any) -> Any:
 
 @cache
 def _fetch_from_pages(page_bits: int) -> Any:
-    """The same out of pages in memory, of 2 to the power of `page_bits` bytes."""
+    """A function like `_fetch` for pages in memory, of 2 to the power of `page_bits` bytes."""
     bits = np.uint64(page_bits)
 
     def fetch(address, state):  # type: ignore[no-untyped-def]

@@ -179,7 +179,7 @@ class FfcvPipeline(Position):
         return positions
 
     def _check_file(self) -> None:
-        """Before every batch, since reading beyond the end of a mapped file kills the process."""
+        """Check the file, before every batch, since reading beyond the end of a mapped one kills the process."""
         try:
             found = _identity(self._beton)
         except OSError as error:

@@ -6,7 +6,7 @@ import importlib.util
 
 
 def installed(module: str) -> bool:
-    """Whether a package is there; nothing is imported but what it lies in."""
+    """Whether a package is installed; nothing is imported but what it lies in."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

@@ -67,7 +67,7 @@ class EpochOrder:
         return self._permutation[start : start + part]
 
     def view_keys(self, epoch: int) -> tuple[int, int]:
-        """Of the first and of the second view: from them and an image's index, every pipeline makes the same views."""
+        """Keys of the first and second view: from them and an image's index, every pipeline makes the same views."""
         first, second = (scalar_key(STREAM_AUGMENT, self.seed, epoch, view) for view in (1, 2))
         return first, second
 

@@ -53,14 +53,14 @@ class ViewMaker(Protocol):
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that nothing waits for: from other memory than pinned one it would wait for the step under way."""
+    """A copy on the device, without waiting: from other memory than pinned one it would wait for the step under way."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def blank_(views: Tensor, rows: list[int]) -> None:
-    """Make these of (B, ...) all zeros; nothing waits, unlike for ``views[rows] = 0``."""
+    """Make these rows of views, (B, ...), all zeros; nothing waits, unlike for ``views[rows] = 0``."""
     if rows:
         views.index_fill_(0, to_device(torch.tensor(rows), views.device), 0.0)
 
@@ -75,7 +75,7 @@ def view_maker(
     threads: int | None = None,
     compiled: bool = False,
 ) -> ViewMaker:
-    """The one for the device.
+    """The maker of views for the device.
 
     Args:
         recipe: the augmentation.
@@ -122,7 +122,7 @@ class TensorViews:
             self._finish = self._compiled_finish()
 
     def _compiled_finish(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """By kernels of our own where they run."""
+        """How views are finished: by kernels of our own where they run, else by compiled tensor work."""
         if self.device.type == "cuda":
             from tcc_fast.pipelines.cuda.finish import LARGEST, Finish
 
@@ -145,7 +145,7 @@ class TensorViews:
         return self._finish(crops.permute(0, 3, 1, 2).unsqueeze(0), to_device(parameters.float(), self.device))
 
     def close(self) -> None:
-        """Nothing works in the background."""
+        """End nothing: nothing works in the background."""
 
     def _place_views(self, images: Tensor, sizes: Tensor, row: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """(N, H, W, 3) uint8, (N, 2), (B,) and (2 B, NUM_DRAWS) to what :meth:`_finish_views` takes."""

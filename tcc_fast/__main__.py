@@ -61,7 +61,7 @@ def _run() -> int:
 
 
 def _advice(error: Exception) -> str | None:
-    """What can be done about it, or None."""
+    """What can be done about an error, or None."""
     if _lacks_memory(error):
         return f"out of memory ({_first_line(error)}): {LESS}"
     if "no kernel image is available" in str(error):
@@ -91,7 +91,7 @@ COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 
 
 def _is_of_triton(error: Exception) -> bool:
-    """Whether it is not there, or an error came through it: what it lacks (a C compiler, say), it says in others'."""
+    """Whether Triton is missing, or an error came through it: what it lacks (a C compiler, say), it says in others'."""
     frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
     return (isinstance(error, ImportError) and error.name == "triton") or any(
         name.partition(".")[0] == "triton" for name in frames
@@ -99,7 +99,7 @@ def _is_of_triton(error: Exception) -> bool:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """torch has a class of its own for GPUs only; on a CPU it is one of its many RuntimeErrors."""
+    """Whether memory ran out; torch has a class for that on GPUs only, on a CPU it is one of many RuntimeErrors."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
@@ -111,14 +111,14 @@ def _first_line(error: Exception) -> str:
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """One of ours is for the user, who has no use for the line of code; those of libraries stay as they are."""
+    """The text of a warning: ours without the line of code, which is of no use to users; those of libraries as ever."""
     if issubclass(category, Notice):
         return f"tcc-fast: warning: {message}\n"
     return PYTHONS_FORMAT(message, category, filename, lineno, line)
 
 
 def _main_says_it(error: ValueError) -> bool:
-    """Whether the main rank prints the same."""
+    """Whether the main rank prints the same error."""
     if os.environ.get("RANK", "0") == "0":
         return False
     from tcc_fast.distributed import RaisedOnMain  # takes seconds, but not where there are several ranks
@@ -127,7 +127,7 @@ def _main_says_it(error: ValueError) -> bool:
 
 
 def _say(sentence: str) -> None:
-    """Also ranks that are not the main one say what stopped them: it may be their own trouble."""
+    """Print what stopped this rank, also if it is not the main one: it may be its own trouble."""
     rank = os.environ.get("RANK", "0")
     with contextlib.suppress(OSError):  # the terminal is gone
         print(f"tcc-fast{'' if rank == '0' else f' (rank {rank})'}: {sentence}", file=sys.stderr)

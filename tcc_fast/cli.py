@@ -391,7 +391,7 @@ def bench_step_command(
 
 
 def _check_outputs(*files: Path | None) -> None:
-    """Whether these can be written, and are no pictures: said now, not after minutes of work."""
+    """Check that outputs can be written, and are no pictures: said now, not after minutes of work."""
     for file in filter(None, files):
         if not file.absolute().parent.is_dir():
             raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")

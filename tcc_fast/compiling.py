@@ -42,7 +42,7 @@ def compiler_lacks(device: torch.device) -> str | None:
 
 
 def _lacking_here(device: torch.device) -> str | None:
-    """Of this process. Triton builds its launcher in C; where its parts lie is asked as Triton asks it."""
+    """What this process does not find, or None. Triton builds its launcher in C, and is asked here for its parts."""
     major, minor = torch.cuda.get_device_capability(device)
     if major < 7:
         return f"a GPU of compute capability 7.0 (this one has {major}.{minor})"

@@ -18,13 +18,13 @@ class PatientConsole(Console):
     """A console that goes silent when standard output is closed, where rich would end the training."""
 
     def on_broken_pipe(self) -> None:
-        """Instead of leaving the process, as rich does."""
+        """Go silent, instead of leaving the process, as rich does."""
         self.quiet = True
         with contextlib.suppress(OSError, ValueError):  # one that is no file
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """Where rich writes, also what its thread draws."""
+        """Write what is there, also what rich's thread has drawn."""
         try:
             super().__exit__(kind, error, trace)
         except OSError:  # the terminal is gone
@@ -115,7 +115,7 @@ class Display:
 
 
 def _epoch(line: dict[str, float], epochs: int) -> str:
-    """Counted from 1, as steps are; metrics.jsonl counts epochs from 0."""
+    """An epoch as shown: counted from 1, as steps are; metrics.jsonl counts epochs from 0."""
     return f"{line['epoch'] + 1:.0f}/{epochs}"
 
 
@@ -135,7 +135,7 @@ def _panel(line: dict[str, float], epochs: int) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 2h05m, 3m07s."""
+    """Seconds as people say them: 2h05m, 3m07s."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

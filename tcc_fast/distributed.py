@@ -75,7 +75,7 @@ class RaisedOnMain(ValueError):
 
 
 def world_size() -> int:
-    """Processes that train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -85,7 +85,7 @@ def exchanging() -> bool:
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """Rank of this process among those that train together."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -95,7 +95,7 @@ def _count(kind: str, x: Tensor) -> None:
 
 
 def gather(x: Tensor) -> Tensor:
-    """All ranks' (b, ...) as (B, ...), in rank order. No gradient."""
+    """Tensors (b, ...) of all ranks as one, (B, ...), in rank order. No gradient."""
     if not exchanging():
         return x
     result = x.new_empty((world_size() * len(x), *x.shape[1:]))
@@ -105,13 +105,13 @@ def gather(x: Tensor) -> Tensor:
 
 
 def own_part(x: Tensor) -> Tensor:
-    """This rank's (b, ...) of (B, ...), as a copy."""
+    """This rank's part (b, ...) of a tensor (B, ...), as a copy."""
     size = len(x) // world_size()
     return x[rank() * size : (rank() + 1) * size].clone()
 
 
 def total_over_ranks_(x: Tensor) -> Tensor:
-    """Sum over all ranks, in place. No gradient."""
+    """Sum of ``x`` over all ranks, in place. No gradient."""
     if exchanging():
         dist.all_reduce(x)
         _count("sum", x)
@@ -119,7 +119,7 @@ def total_over_ranks_(x: Tensor) -> Tensor:
 
 
 def max_over_ranks_(x: Tensor) -> Tensor:
-    """Largest over all ranks, element by element, in place. No gradient."""
+    """Largest of ``x`` over all ranks, element by element, in place. No gradient."""
     if exchanging():
         dist.all_reduce(x, dist.ReduceOp.MAX)
         _count("max", x)

@@ -92,7 +92,7 @@ def _gumbel(bits: Tensor) -> Tensor:
 
 
 def bits_of_each(bases: Sequence[int], values: Tensor, slots: int, bits: int) -> Tensor:
-    """Whole numbers below 2^bits: n bases and (B,) values to (n, B, slots) float32."""
+    """Random whole numbers below 2^bits: n bases and (B,) values to (n, B, slots) float32."""
     return _bits(keys_of_each(bases, values), slots, bits)
 
 

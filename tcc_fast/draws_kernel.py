@@ -18,7 +18,7 @@ BLOCK = 512
 
 @triton.jit
 def _shift(x, BITS: tl.constexpr):
-    """To the right, zeros from the left."""
+    """Bits of x shifted to the right, zeros from the left."""
     mask: tl.constexpr = (1 << (64 - BITS)) - 1
     return (x >> BITS) & mask
 
@@ -32,7 +32,7 @@ def _mix(x):
 
 @triton.jit(do_not_specialize=["base"])
 def _bits(base, values, out, count, SLOTS: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """Grid: (ceil(count / BLOCK),), of as many numbers as there are."""
+    """Draw whole numbers below 2^BITS. Grid: (ceil(count / BLOCK),), of as many numbers as there are."""
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = number < count
     value, slot = tl.load(values + number // SLOTS, inside, other=0), (number % SLOTS).to(tl.int64)
@@ -41,7 +41,7 @@ def _bits(base, values, out, count, SLOTS: tl.constexpr, BITS: tl.constexpr, BLO
 
 
 def bits_of_each(bases: Sequence[int], values: Tensor, slots: int, bits: int) -> Tensor:
-    """As `tcc_fast.draws.bits_of_each`, of values (B,) on a GPU."""
+    """Random whole numbers, as `tcc_fast.draws.bits_of_each` draws them, of values (B,) on a GPU."""
     out = torch.empty(len(bases), len(values), slots, device=values.device)
     count = len(values) * slots
     with torch.cuda.device_of(values):

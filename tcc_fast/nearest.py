@@ -14,6 +14,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The same as a part of a sentence, or nothing."""
+    """The nearest known name as the end of a sentence, ``; did you mean '...'?``; empty where there is none."""
     near = nearest(name, known)
     return f"; did you mean {near!r}?" if near else ""

@@ -11,7 +11,7 @@ import torch
 
 
 class Precision(StrEnum):
-    """Of both encoders; parameters, losses, queues and moments are in fp32 whatever it is."""
+    """What both encoders compute in; parameters, losses, queues and moments are in fp32 whatever it is."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -20,17 +20,17 @@ class Precision(StrEnum):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What views are made in, so that the first layer need not convert them."""
+        """Type of the views' numbers, so that the first layer need not convert them."""
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self]
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Within it networks compute so; of fp32, as their inputs and parameters are."""
+        """A context in which networks compute in this precision; for fp32, as their inputs and parameters are."""
         mixed = self is not Precision.FP32
         return torch.autocast(device.type, self.dtype if mixed else None, enabled=mixed)
 
 
 def resolve_precision(choice: str, device: torch.device, before: str | None = None) -> Precision:
-    """What a choice means. `auto`: as it was ``before``, or else 16 bits where the device has arithmetic for them.
+    """The precision of a choice. `auto`: as it was ``before``, or else 16 bits where the device is made for them.
 
     Elsewhere these are slower than fp32 (on CPUs two to ten times), but what has begun in them is not computed
     otherwise.
@@ -74,7 +74,7 @@ def inference_precision(trained: Precision, device: torch.device) -> tuple[Preci
 
 
 def has_arithmetic(device: torch.device, precision: Precision) -> bool:
-    """Whether the device is made for computing in that, as far as torch knows."""
+    """Whether the device is made for computing in this precision, as far as torch knows."""
     if precision is Precision.FP32:
         return True
     if device.type == "cuda":

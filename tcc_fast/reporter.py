@@ -76,7 +76,7 @@ class Reporter:
             self.say(f"continuing {checkpoint} at step {session.step} of {session.total_steps}{ended}")
 
     def expect_compiling(self) -> None:
-        """The next step is the first of a phase: if steps are compiled, say why it takes so long."""
+        """Say why the next step, the first of a phase, takes so long, if steps are compiled."""
         if self._compiling:
             return  # said already: the run goes on exactly where a phase begins
         self._compiling = self.session.compiled and self.session.step < self.session.total_steps
@@ -85,7 +85,7 @@ class Reporter:
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """Around what is no training, to leave it out of the speed. Waits for the device."""
+        """A context for what is no training, to leave it out of the speed. Waits for the device."""
         if (device := self.session.accelerator.device).type == "cuda":
             torch.cuda.synchronize(device)  # the steps before it are training
         started = time.perf_counter()
@@ -94,7 +94,7 @@ class Reporter:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Around a step, to leave one that is compiled out of the speed."""
+        """A context for a step, to leave one that is compiled out of the speed."""
         if not self._compiling:
             started = time.perf_counter()
             yield
@@ -111,7 +111,7 @@ class Reporter:
         self._compiling = False
 
     def _say_if_it_takes_long(self, seconds: float) -> None:
-        """Where the first line is minutes away, say so now; on a GPU a step has only been launched by then."""
+        """Say so now if the first line is minutes away; on a GPU a step has only been launched by then."""
         left = self.session.total_steps - self.session.step - 1
         if seconds * min(left, self.session.config.train.log_every) > SILENCE:
             self.say(f"a step takes {seconds:.1f} s, and there are {left:,} more: {duration(seconds * left)}")

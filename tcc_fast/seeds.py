@@ -42,7 +42,7 @@ class Ranking:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``0,1,2`` as numbers.
+    """Seeds such as ``0,1,2`` as numbers.
 
     Raises:
         ValueError: it is something else, or names a seed twice.
@@ -119,7 +119,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
 
 
 def _check_folder(plan: Plan) -> None:
-    """Several seeds are compared, so they must be of the same settings and images, and in a folder of their own."""
+    """Check that seeds, which are compared, are of the same settings and images, and in a folder of their own."""
     if list_checkpoints(plan.run) or (plan.run / "metrics.jsonl").exists():
         raise ValueError(f"{plan.run} holds a single run, not several seeds: choose another --out")
     dataset = open_dataset(plan.data)
@@ -148,7 +148,7 @@ def _found_before(run: Path) -> dict[int, dict[str, float]]:
 
 
 def _precision_before(run: Path) -> str | None:
-    """That of the seeds that are there: all are compared, so those not yet begun are trained in the same."""
+    """Precision of the seeds that are there: all are compared, so those not yet begun are trained in the same."""
     for folder in sorted(run.glob("seed-*")):
         found = list_checkpoints(folder)
         if found:

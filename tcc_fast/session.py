@@ -62,7 +62,7 @@ class Session:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Over θ."""
+        """The optimiser of θ."""
         return self.training.optimizer
 
     @property
@@ -77,7 +77,7 @@ class Session:
 
     @property
     def precision(self) -> Precision:
-        """Of both encoders."""
+        """Precision of both encoders."""
         return self.training_step.precision
 
     @property
@@ -109,7 +109,7 @@ class Session:
         self.training.twin.set_prototypes(centres)
 
     def _average_statistics(self) -> None:
-        """Running statistics are the ranks' own unless batch norm is over the global batch."""
+        """Average running statistics, which are the ranks' own unless batch norm is over the global batch."""
         if not self.config.model.sync_batch_norm:
             average_running_statistics(self.model)
             average_running_statistics(self.training.twin)
@@ -220,7 +220,7 @@ def open_session(
 
 
 def _check_that_clusters_start(config: Config) -> None:
-    """A run that ends where its prototypes would start never trains a cluster."""
+    """Refuse a run that ends where its prototypes would start: it would never train a cluster."""
     if config.train.epochs <= config.start_epoch:
         raise ValueError(
             f"train.epochs is {config.train.epochs}, but the prototypes start after epoch {config.start_epoch} "
@@ -262,7 +262,7 @@ def _build_training(
 
 
 def _choose(dataset: Dataset, config: Config, accelerator: Accelerator, before: str | None) -> Choice:
-    """The pipeline; that of a continued run, since another one would give other pixels."""
+    """The pipeline to use; that of a continued run, since another one would give other pixels."""
     if before is not None and config.data.pipeline == "auto":
         return Choice(before, "as before")
     # Processes of one machine share its memory; each has a GPU of its own.

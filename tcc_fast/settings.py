@@ -20,13 +20,13 @@ BACKBONES = ("resnet_small", "resnet18", "resnet34", "resnet50")
 
 
 def _on_off(value: Any) -> Any:
-    """YAML reads a bare on/off as a boolean; the command line passes the word."""
+    """The word on or off, where YAML has read it as a boolean; the command line passes the word."""
     words = {True: "on", False: "off", "true": "on", "false": "off"}
     return words.get(value, value) if isinstance(value, bool | str) else value
 
 
 def _as_typed(value: Any) -> Any:
-    """A name that YAML reads as a number or a date."""
+    """A name as it was typed, where YAML has read it as a number or a date."""
     return str(value) if isinstance(value, int | date) and not isinstance(value, bool) else value
 
 

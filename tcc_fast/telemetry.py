@@ -67,7 +67,7 @@ class LossLog:
         self._untimed = len(self._scalars)  # in another process
 
     def __len__(self) -> int:
-        """Steps since the last reading."""
+        """Number of steps since the last reading."""
         return len(self._scalars)
 
     def read(self, step: int, images: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ class TakesSettings(TyperCommand):
     """A command with KEY=VALUE arguments, which says so when it does not know an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As typer does, with more to read in the message about an unknown option."""
+        """Parse arguments as typer does, with more to read in the message about an unknown option."""
         typed = list(args)  # parsing takes them away
         try:
             return super().parse_args(ctx, args)

@@ -24,7 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compiled on first use; runs without Python's lock; arithmetic as written."""
+    """A function compiled on first use; it runs without Python's lock; arithmetic as written."""
     return _compile(function, fastmath=False)
 
 

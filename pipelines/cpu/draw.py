@@ -54,7 +54,7 @@ def _mix(x: Any) -> Any:
 
 @compiled
 def key_of(base: Any, index: Any) -> Any:
-    """`tcc_fast.draws.keys` of one index, as uint64."""
+    """The key of one index, as `tcc_fast.draws.keys` makes it, as uint64."""
     return _mix(np.uint64(base) + np.uint64(index + 1) * _GOLDEN)
 
 

@@ -38,7 +38,7 @@ class LongEpochs(EpochOrder):
         self.batches_per_epoch = LONG_EPOCH
 
     def indices(self, epoch: int, batch: int) -> Tensor:
-        """As `EpochOrder.indices`, of the epoch and batch that lie there."""
+        """Indices of a batch, as `EpochOrder.indices` has them for the epoch and batch that lie there."""
         return self._inner.indices(*divmod(epoch * LONG_EPOCH + batch, self._inner.batches_per_epoch))
 
 

@@ -36,7 +36,7 @@ def family() -> list[psutil.Process]:
 
 
 def cpu_seconds(processes: list[psutil.Process]) -> float:
-    """CPU time that they have used together, all threads; of those that have ended, none."""
+    """CPU seconds that processes have used together, all threads; of those that have ended, none."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):  # it has ended

@@ -35,7 +35,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what matters for speed; None: not installed."""
+    """Versions of what matters for speed, by name; None: not installed."""
     found = {"tcc-fast": __version__, "python": platform.python_version()}
     every: dict[str, str] = {}
     for one in metadata.distributions():

@@ -72,7 +72,7 @@ def one_rank(backend: str) -> Iterator[None]:
 
 @contextmanager
 def exchanging_alone() -> Iterator[None]:
-    """Tensors go through collectives, although nobody else is there."""
+    """Send tensors through collectives within this context, although nobody else is there."""
     distributed.exchange_alone = True
     try:
         yield
@@ -81,7 +81,7 @@ def exchanging_alone() -> Iterator[None]:
 
 
 def train(device: torch.device, compiling: str) -> Found:
-    """A few steps on noise: shared batch norm and data parallelism where ranks exchange."""
+    """What a few steps on noise compute; with shared batch norm and data parallelism where ranks exchange."""
     settings = Config(
         model=ModelConfig(backbone="resnet_small", width=4, num_clusters=4, feature_batch_norm=True),
         loss=LossConfig(symmetric=True, swap_weight=0.5, swap_neighbours=3),
@@ -110,7 +110,7 @@ def train(device: torch.device, compiling: str) -> Found:
 
 
 def differing(found: Found, wanted: Found) -> list[str]:
-    """Names of what is not the same, by more than `TOLERANCE`."""
+    """Names of the tensors that differ by more than `TOLERANCE`."""
     sizes = {name: float(tensor.norm()) for name, tensor in wanted.items()}
 
     def scale(name: str) -> float:
@@ -131,7 +131,7 @@ class Unwrapping(SingleProcess):
 
 
 def noise(seed: int, device: torch.device) -> Batch:
-    """Two views, and some images' indices."""
+    """A batch of noise: two views, and some images' indices."""
     generator = torch.Generator().manual_seed(seed)
     views = torch.randn(2, IMAGES, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
     view_1, view_2 = (view.to(device).contiguous(memory_format=torch.channels_last) for view in views)

@@ -15,13 +15,13 @@ POOLED = ((64, 64, 48, 48), (3, 48, 15, 22))
 
 
 def share_that_differs(device: torch.device) -> dict[str, float]:
-    """Of the numbers of each kernel, by name: the share that is not torch's, up to rounding where it adds."""
+    """Share of each kernel's numbers that are not torch's, up to rounding where it adds, by the kernel's name."""
     found = {f"max pooling, {precision}": pooling_that_differs(device, precision.dtype) for precision in Precision}
     return found | {"noise": noise_that_differs(device)}
 
 
 def pooling_that_differs(device: torch.device, dtype: torch.dtype) -> float:
-    """Values and gradients, of images of few levels, so that windows have several largest values."""
+    """Share of max pooling's values and gradients; images have few levels, so windows have several largest values."""
     wrong = count = 0
     for shape in POOLED:
         levels = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).round() / 3
@@ -36,7 +36,7 @@ def pooling_that_differs(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def noise_that_differs(device: torch.device) -> float:
-    """Bits of the Gumbel noise of a large batch."""
+    """Share of the numbers that Gumbel noise of a large batch is made of."""
     bases = [scalar_key(stream) for stream in range(4)]
     what: tuple[list[int], Tensor, int, int] = (bases, torch.arange(1024, device=device) ** 3, 20, GUMBEL_BITS)
     return float((fastest_bits(device, compiled=True)(*what) != bits_of_each(*what)).float().mean())

@@ -35,7 +35,7 @@ class Meter(Protocol):
         """Begin a step."""
 
     def mark(self, part: str) -> None:
-        """What has passed belongs to this part, beside what it has already."""
+        """Count what has passed since the last mark to this part, beside what it has already."""
 
     def read(self) -> list[dict[str, float]]:
         """What each part had in every step since the meter was made."""
@@ -113,7 +113,7 @@ class PeakMemory:
 
 
 def clock(device: torch.device) -> Meter:
-    """The one for the device."""
+    """The meter of time for a device."""
     return CudaClock(device) if device.type == "cuda" else Clock()
 
 

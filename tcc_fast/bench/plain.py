@@ -58,7 +58,7 @@ class PlainViews(TorchDataset[Item]):
 
 
 def plain_loader(task: Task, from_memory: bool) -> DataLoader[Item]:
-    """The recipe by torchvision's older transforms, nothing seeded.
+    """A DataLoader that makes the recipe by torchvision's older transforms, nothing seeded.
 
     Args:
         task: what it works on.
@@ -122,7 +122,7 @@ def fitting_batch(task: Task) -> int:
 
 
 def loader_note(loader: DataLoader[Item], task: Task) -> str:
-    """What was done to make its batches fit, to be added to a note; nothing if they do."""
+    """What was done to make a loader's batches fit, to be added to a note; nothing if they do."""
     asked, made = task.config.train.batch_size, loader.batch_size
     return "" if made == asked else f"; batches are of {made}, since {SHARED} is too small for {asked}"
 

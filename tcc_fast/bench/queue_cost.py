@@ -16,7 +16,7 @@ LEAD = 3_000_000
 
 
 def queue_milliseconds(config: Config, device: torch.device, compiled: bool, repeats: int) -> list[float]:
-    """Milliseconds of each of so many times, after a few others.
+    """Milliseconds of the contrast with Q and its update, of each of so many times, after a few others.
 
     Args:
         config: gives the batch B, d, J and τ.

@@ -40,7 +40,7 @@ class Rates:
     """Read and written by a large copy."""
 
     def to_json(self) -> dict[str, float]:
-        """Plain data."""
+        """The rates as plain data."""
         return asdict(self)
 
 
@@ -79,7 +79,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype, side: int | None = N
 
 
 def _best(work: Callable[[], Tensor], device: torch.device) -> float:
-    """Seconds: each of ten tries is long enough for the clock."""
+    """Seconds that the work takes at best; each of ten tries is long enough for the clock."""
     for _ in range(3):
         work()
     repeats, seconds = 10 if device.type == "cuda" else 1, []

@@ -82,7 +82,7 @@ class Turn:
         return max(self.calibration_before, self.calibration_after) / best
 
     def to_json(self, best: float) -> dict[str, Any]:
-        """Plain data; `disturbed` is judged by the best calibration of all."""
+        """The turn as plain data; `disturbed` is judged by the best calibration of all."""
         return asdict(self) | {"img_per_s": self.rate, "disturbed": self.slowdown(best) > SLOW}
 
 

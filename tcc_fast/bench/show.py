@@ -77,29 +77,29 @@ def _cell(figure: Figure | None, form: Callable[[float], str]) -> str:
 
 
 def spread(figure: Figure, form: Callable[[float], str]) -> list[str]:
-    """The median, and ``min–max`` if they differ."""
+    """The median as text, and ``min–max`` if they differ."""
     median, low, high = (form(figure[part]) for part in ("median", "min", "max"))
     return [median] if low == high else [median, f"{low}–{high}"]
 
 
 def with_spread(figure: dict[str, float], form: Callable[[float], str], sign: str = "") -> str:
-    """``median (min–max)``."""
+    """A figure as ``median (min–max)``."""
     median, *rest = spread(figure, form)
     return f"{median}{sign} ({rest[0]})" if rest else f"{median}{sign}"
 
 
 def count(value: float) -> str:
-    """Images a second."""
+    """Images a second as text."""
     return f"{value:,.0f}"
 
 
 def times(value: float) -> str:
-    """A ratio, in three digits."""
+    """A ratio as text, in three digits."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def percent(value: float) -> str:
-    """A share."""
+    """A share as text, in percent."""
     return f"{100 * value:.0f} %"
 
 
@@ -112,6 +112,6 @@ def say_on_stderr(sentence: str) -> None:
 
 
 def end_saying() -> None:
-    """Remove the line."""
+    """Remove the line of `say_on_stderr`."""
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

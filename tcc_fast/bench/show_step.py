@@ -73,5 +73,5 @@ def remarks(result: dict[str, Any]) -> list[str]:
 
 
 def milliseconds(value: float) -> str:
-    """In three digits."""
+    """Milliseconds as text, in three digits."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"

@@ -15,5 +15,5 @@ class SingleProcess:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def unwrap_model(self, model: nn.Module) -> Any:
-        """Nothing is wrapped."""
+        """θ itself: nothing is wrapped."""
         return model

@@ -83,13 +83,13 @@ def recorded(step: TrainingStep) -> GraphedStep:
 
 
 def _parts(step: TrainingStep) -> dict[str, Any]:
-    """What it was made of."""
+    """What a step was made of, by the names of its arguments."""
     names = ("config", "model", "twin", "queues", "optimizer", "accelerator", "precision")
     return {name: getattr(step, name) for name in names}
 
 
 def endless(pipeline: Pipeline) -> Iterator[Batch]:
-    """Its batches, epoch after epoch."""
+    """The batches of a pipeline, epoch after epoch."""
     while True:
         yield from pipeline
 

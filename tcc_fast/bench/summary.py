@@ -51,5 +51,5 @@ def summarise(turns: Iterable[dict[str, Any]], baseline: str | None, ceiling: st
 
 
 def figure(values: list[float]) -> Figure:
-    """Median and spread."""
+    """Median and spread of numbers."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}

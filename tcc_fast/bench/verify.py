@@ -64,7 +64,7 @@ def loss_curve(training_step: TrainingStep, task: Task, precision: Precision, st
 
 
 def state_of(step: TrainingStep) -> State:
-    """A copy of it."""
+    """A copy of all that a step changes."""
     return {name: tensor.detach().clone() for name, tensor in _changed_by(step).items()}
 
 
@@ -156,8 +156,9 @@ def in_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
 
 @contextmanager
 def exact_products(exact: bool) -> Iterator[None]:
-    """Without TF32, which GPUs otherwise use for convolutions in fp32, and by the same convolutions each time; or with
-    TF32 and the fastest that cuDNN finds, which may be others for an eager step than for a compiled one.
+    """Compute within this context without TF32, which GPUs otherwise use for convolutions in fp32, and by the same
+    convolutions each time; or with TF32 and the fastest that cuDNN finds, which may be others for an eager step than
+    for a compiled one.
     """
     cudnn = torch.backends.cudnn
     before = (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic)
@@ -230,7 +231,7 @@ def kernels_compiled() -> Iterator[list[str]]:
 
 @contextmanager
 def refusing_to_wait(device: torch.device) -> Iterator[None]:
-    """On a GPU, an error wherever the host would wait for it."""
+    """Raise an error within this context wherever the host would wait for a GPU."""
     if device.type != "cuda":
         yield
         return

@@ -30,11 +30,11 @@ class Members(Protocol):
         ...
 
     def size(self, name: str) -> int:
-        """Bytes."""
+        """Size of a member in bytes."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
-        """A stream that holds little in memory; to be closed."""
+        """A member as a stream that holds little in memory; to be closed."""
         ...
 
 
@@ -79,7 +79,7 @@ class FolderMembers:
         return open(self.path / name, "rb")
 
     def payload(self, name: str) -> Path:
-        """For an `Item`: a worker reads it."""
+        """What an `Item` holds: the path, which a worker reads."""
         return self.path / name
 
 
@@ -117,7 +117,7 @@ class ZipMembers:
         return self._zip.open(name)
 
     def payload(self, name: str) -> bytes | Rejected:
-        """For an `Item`: the content, or why there is none."""
+        """What an `Item` holds: the content, or why there is none."""
         size = self.size(name)
         if size > MAX_FILE_BYTES:
             return Rejected("file too large", f"{size} bytes, limit {MAX_FILE_BYTES}")

@@ -144,7 +144,7 @@ def _from_pickle(layout: CifarFiles, where: str, data: bytes) -> tuple[np.ndarra
 
 
 def _check_names(layout: CifarFiles, source: Path, members: Members, places: Mapping[str, str]) -> None:
-    """If the files bring class names, they must be ours in our order, or labels would mean something else."""
+    """Check that class names, if the files bring any, are ours in our order, or labels would mean something else."""
     python, key, binary = layout.meta
     name = python if python in places else binary
     if name not in places:

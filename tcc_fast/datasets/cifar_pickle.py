@@ -97,7 +97,7 @@ def load_dict(data: bytes) -> dict[str, Any]:
 
 
 def pixels(content: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(N, 3072) uint8: the entry "data".
+    """Pixels of the entry "data": (N, 3072) uint8.
 
     Raises:
         NotCifar: there is no such array.
@@ -110,13 +110,13 @@ def pixels(content: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def names(content: dict[str, Any], key: str) -> list[str]:
-    """A list of texts; empty if there is none."""
+    """The texts of an entry; empty if there are none."""
     values = content.get(key)
     return [_text(value) for value in values] if isinstance(values, list) else []
 
 
 def numbers(content: dict[str, Any], key: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(N,) int64: a list of whole numbers.
+    """The whole numbers of an entry: (N,) int64.
 
     Raises:
         NotCifar: there is no such list.

@@ -119,7 +119,7 @@ class ConversionReport:
 
 
 def _alike(names: Sequence[str]) -> list[str]:
-    """Those that are the same but for upper and lower case."""
+    """Names that are the same as another one but for upper and lower case."""
     count = collections.Counter(name.casefold() for name in names)
     return [name for name in names if count[name.casefold()] > 1]
 
@@ -327,7 +327,7 @@ def _parse_formats(formats: str | Sequence[str]) -> set[str]:
 
 
 def _check_fits(reader: Reader, name: str, out: Path, wanted: set[str], short_side: int | None) -> None:
-    """Whether the options fit the source."""
+    """Raise `ValueError` if the options do not fit the source."""
     if reader.root is not None:
         _check_apart(reader.root, out)
     if reader.lossless and short_side:

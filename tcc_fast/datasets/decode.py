@@ -204,7 +204,7 @@ def _tiff_tag(image: Image.Image, tag: int) -> Any:
 
 
 def _flatten(image: Image.Image, bit_depth: int, inverted: bool) -> Image.Image:
-    """Mode L or RGB, transparency over white."""
+    """An image in mode L or RGB, transparency over white."""
     mode = image.mode
     if mode in ("L", "RGB") and "transparency" not in image.info:
         return image

@@ -153,7 +153,7 @@ def _version(data: bytes, index: int) -> str:
 
 
 def _without_copies(faces: Sequence[Face], skipped: Counter[str]) -> Iterator[Face]:
-    """Without those that look in every pixel like an earlier one: aliases, and fonts packaged twice."""
+    """The faces without those that look in every pixel like an earlier one: aliases, and fonts packaged twice."""
     seen: set[bytes] = set()
     for face in faces:
         look = face.images.tobytes()

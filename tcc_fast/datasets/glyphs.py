@@ -70,7 +70,7 @@ def choose_faces(faces: Sequence[Face], skipped: Counter[str]) -> list[Face]:
 
 
 def _choose(pixels: np.ndarray[Any, np.dtype[np.int64]]) -> set[int]:
-    """Rows of `pixels` (faces, values); whole numbers, so that no rounding decides."""
+    """Chosen rows of `pixels` (faces, values); whole numbers, so that no rounding decides."""
     count = len(pixels)
     to_mean = ((count * pixels - pixels.sum(0)) ** 2).sum(1)
     taken = [int(to_mean.argmin())]

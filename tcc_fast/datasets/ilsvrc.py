@@ -178,5 +178,5 @@ def _sorted(images: Iterator[tuple[str, Any]]) -> list[Image]:
 
 
 def _without_size(official: Official) -> Official:
-    """For messages about one synset's tar, whose official size is not published."""
+    """The same, for messages about one synset's tar, whose official size is not published."""
     return dataclasses.replace(official, archives=())

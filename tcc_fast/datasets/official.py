@@ -199,7 +199,7 @@ def check_md5(official: Official, path: Path, checks: Checks) -> str:
 
 
 def check_file_md5s(found: Mapping[str, str], published: Mapping[str, str]) -> str:
-    """The same for extracted files: name -> MD5."""
+    """What the MD5s of extracted files (name -> MD5) say, as a sentence."""
     if not published:
         return "MD5 not compared: none is published for these files"
     other = [name for name, md5 in found.items() if published.get(name) != md5]

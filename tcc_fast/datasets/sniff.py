@@ -33,8 +33,8 @@ FORMATS = ("JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF", "HEIC", "AVIF")
 
 
 def sniff(head: bytes) -> tuple[str | None, str]:
-    """(format, "") for one of `FORMATS`, (None, name) for an image format that is not read, (None, "")
-    otherwise.
+    """The format of a file: (format, "") for one of `FORMATS`, (None, name) for an image format that is not read,
+    (None, "") otherwise.
 
     `head` is the first `HEAD_BYTES` of the file, or all of it.
     """
@@ -61,19 +61,19 @@ def sniff(head: bytes) -> tuple[str | None, str]:
 
 
 def _heif_kind(head: bytes) -> str | None:
-    """By its brands: the major one, and those that it is compatible with, since either may name the codec."""
+    """The kind of a HEIF file by its brands: the major one and compatible ones, since either may name the codec."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
     return "AVIF" if brands & _AVIF_BRANDS else "HEIC" if brands & _HEIC_BRANDS else None
 
 
 def is_image(head: bytes) -> bool:
-    """Whether the file is an image in a format that conversion reads."""
+    """Whether a file that begins so is an image in a format that conversion reads."""
     return sniff(head)[0] is not None
 
 
 def is_image_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file on disk is an image in such a format; one that cannot be read is none."""
+    """Whether a file on disk is an image in a format that conversion reads; one that cannot be read is none."""
     try:
         with open(path, "rb") as file:
             return is_image(file.read(HEAD_BYTES))

@@ -57,7 +57,7 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """What it is called on screen: own images as their folder, since the manifest calls all of them `folder`."""
+        """What the set is called on screen: own images as their folder, since their manifests all say `folder`."""
         name = self.manifest.name
         return escape_name(self.path.resolve().name) if name == "folder" else name
 
@@ -189,7 +189,7 @@ class Dataset:
         return data
 
     def _names(self) -> list[str]:
-        """Kept, since they name the files of images that stayed in place; only these sets need them to train."""
+        """Sources, kept since they name the files of images that stayed in place; only these sets train by them."""
         if self._sources is None:
             self._sources = [row[3] for row in self._rows_of_images()]
         return self._sources
@@ -297,7 +297,7 @@ def _pread_all(handle: int, offset: int, length: int) -> bytes:
 
 
 def _members(handle: int, path: Path, index: int) -> Iterator[tuple[int, int, bytes]]:
-    """(offset, length, extension) of every member; they must be named by consecutive indices from `index` on."""
+    """Offset, length and extension of every member; they must be named by consecutive indices from `index` on."""
     at, end = 0, os.fstat(handle).st_size
     while True:
         header = os.pread(handle, tarfile.BLOCKSIZE, at)

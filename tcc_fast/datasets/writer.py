@@ -59,7 +59,7 @@ class _HashedFile:
         self.bytes += len(data)
 
     def write_row(self, *row: str | int) -> None:
-        """One CSV line."""
+        """Write one CSV line."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(row)
         self.write(text.getvalue().encode("utf-8"))

@@ -85,7 +85,7 @@ class Evaluation:
         return sum(size > 0 for size in self.cluster_sizes)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with the documented keys."""
+        """The evaluation as plain data, with the documented keys."""
         baselines = {name: scores or NO_SCORES for name, scores in self.baselines.items()}
         probe = {} if self.linear_probe is None else {"linear_probe": self.linear_probe}
         return {

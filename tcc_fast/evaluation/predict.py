@@ -38,12 +38,12 @@ class Prediction(NamedTuple):
 
     @property
     def cluster(self) -> Tensor:
-        """argmax of π, (n,)."""
+        """Cluster of each image, argmax of π: (n,)."""
         return self.assignment.argmax(dim=1)
 
     @property
     def confidence(self) -> Tensor:
-        """π of that cluster, (n,)."""
+        """Confidence in each image's cluster, its π: (n,)."""
         return self.assignment.amax(dim=1)
 
 
@@ -102,7 +102,7 @@ class Predictor:
                 yield waiting.popleft().result()
 
     def _view(self, image: Source, place: int) -> Tensor:
-        """(1, 3, S, S) on the device; ``place`` is the image's among all."""
+        """The view of one image, (1, 3, S, S) on the device; ``place`` is the image's among all."""
         pixels = torch.from_numpy(_pixels(image, place, 2 * self.image_size)).to(self.trained.device)
         return whole_view(pixels.permute(2, 0, 1).unsqueeze(0), self.image_size, self._mean, self._std)
 
@@ -119,7 +119,7 @@ def _several(images: Iterable[Source] | Source) -> Iterable[Source]:
 
 
 def _pixels(image: Source, place: int, reduce_to: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W, 3) uint8; a JPEG may be halved while its short side stays at least ``reduce_to``."""
+    """Pixels of an image, (H, W, 3) uint8; a JPEG may be halved while its short side stays at least ``reduce_to``."""
     name = f"image {place}"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:

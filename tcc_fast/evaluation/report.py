@@ -80,7 +80,7 @@ def _gap(scores: dict[str, Any], known: Published) -> tuple[str, ...]:
 
 
 def _figures(result: Published) -> tuple[str, ...]:
-    """In percent; a figure that is not from the method's own paper, as far as we hold it, has an asterisk."""
+    """Published figures in percent; with an asterisk if not from the method's own paper, as far as we hold it."""
     marks = ("" if name in result.own else "*" for name in METRICS)
     return tuple(f"{getattr(result, name):.1f}{mark}" for name, mark in zip(METRICS, marks, strict=True))
 
@@ -215,7 +215,7 @@ def show_course(results: list[Evaluation], console: Console) -> None:
 
 
 def _line_of_course(result: Evaluation) -> dict[str, str]:
-    """Heading -> figure."""
+    """The figures of one checkpoint: heading -> figure."""
     line = {"step": f"{result.step}"}
     if result.scores:
         line |= dict(zip((name.upper() for name in METRICS), _percent(result.scores), strict=True))

@@ -40,7 +40,7 @@ class GlobalBatchNorm(_BatchNorm):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions after the channels."""
+        """Accept any number of dimensions after the channels."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
@@ -57,7 +57,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def _kernels(x: Tensor) -> Any:
-    """torch's own where they run; elsewhere, and for a compiler, the same in plain tensor work."""
+    """The kernels: torch's own where they run; elsewhere, and for a compiler, the same in plain tensor work."""
     return torch if x.is_cuda and not torch.compiler.is_compiling() else batch_norm_kernels
 
 
@@ -94,7 +94,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _dense(x: Tensor) -> Tensor:
-    """In a layout that the kernels know."""
+    """The same numbers in a layout that the kernels know."""
     return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 

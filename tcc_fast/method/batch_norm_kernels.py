@@ -26,7 +26,7 @@ def batch_norm_gather_stats_with_counts(
     eps: float,
     counts: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The same of the whole batch from those of its parts, (W, C), of ``counts`` (W,) numbers a channel each.
+    """Mean and 1 / standard deviation of the whole batch, from those of its parts, (W, C), of ``counts`` (W,) numbers.
 
     The running statistics, if there are any, move in place.
     """
@@ -85,13 +85,13 @@ def batch_norm_backward_elemt(
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Sums over many pixels need it."""
+    """The same numbers in float32 at least, which sums over many pixels need."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _as_precise_as(x: Tensor, made: Tensor) -> Tensor:
-    """Not just `made.to(x.dtype)`, since in torch 2.11 a conversion that converts nothing, at the end of an
-    autograd.Function, leaves compiled code without a gradient."""
+    """A result in the precision of x; not just `made.to(x.dtype)`, since in torch 2.11 a conversion that converts
+    nothing, at the end of an autograd.Function, leaves compiled code without a gradient."""
     return made if made.dtype == x.dtype else made.to(x.dtype)
 
 
@@ -100,5 +100,5 @@ def _all_but_channels(x: Tensor) -> list[int]:
 
 
 def _beside(values: Tensor, x: Tensor) -> Tensor:
-    """(C,) in the shape that goes with x."""
+    """Values of channels, (C,), in the shape that goes with x."""
     return values.view([-1 if dim == 1 else 1 for dim in range(x.ndim)])

@@ -50,7 +50,7 @@ class DeviceScalar:
         self.tensor, self._value = torch.zeros((), device=device), 0.0
 
     def set_no_sync(self, value: float) -> None:
-        """Make it this."""
+        """Set the number."""
         if value != self._value:
             self.tensor.fill_(value)
             self._value = value
@@ -112,7 +112,7 @@ class CompiledStep(TrainingStep):
 
 
 def pack(losses: Losses) -> Tensor:
-    """All parts in one tensor, (SCALARS + 2 K,)."""
+    """Losses in one tensor, (SCALARS + 2 K,)."""
     return torch.cat([torch.stack(losses[:SCALARS]), *losses[SCALARS:]])
 
 

@@ -57,7 +57,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def empty(like: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """(N, C, height, width), channels-last."""
+    """Room for images, (N, C, height, width), channels-last."""
     shape = (like.shape[0], height, width, like.shape[1])
     return like.new_empty(shape, dtype=dtype).permute(0, 3, 1, 2)
 

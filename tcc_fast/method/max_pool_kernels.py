@@ -100,7 +100,7 @@ def pool(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradient(of_output: Tensor, places: Tensor, height: int, width: int) -> Tensor:
-    """That of the input, (N, C, H, W), of that of the output and of the places, (N, C, OH, OW) each."""
+    """The gradient of the input, (N, C, H, W), from that of the output and the places, (N, C, OH, OW) each."""
     count, _, rows, columns = places.shape
     of_input = empty(of_output, height, width, of_output.dtype)
     constants = _constants(of_output)

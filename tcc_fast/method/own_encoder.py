@@ -74,7 +74,7 @@ def _import(name: str, backbone: str) -> ModuleType:
 
 @torch.no_grad()
 def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> None:
-    """Run it once as it will be run, in evaluation mode.
+    """Run an encoder once as it will be run, in evaluation mode.
 
     Raises:
         ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d), or has a tensor under two names,

@@ -52,7 +52,7 @@ class MomentumQueue(nn.Module):
 
     @property
     def numbers(self) -> Tensor:
-        """(C,) int64: the number of the key in each slot; negative where there is none."""
+        """Number of the key in each slot, (C,) int64; negative where there is none."""
         capacity = len(self.keys)
         own = self.written // self.ranks  # keys that this rank has written
         slot = torch.arange(capacity, device=self.keys.device)
@@ -68,7 +68,7 @@ class MomentumQueue(nn.Module):
 
     @property
     def valid(self) -> Tensor:
-        """(C,) bool: which slots hold one of the last ``length`` keys."""
+        """Which slots hold one of the last ``length`` keys, (C,) bool."""
         return self.numbers >= (self.written - self.length).clamp(min=0)
 
     @torch.no_grad()

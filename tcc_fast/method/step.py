@@ -173,7 +173,7 @@ class TrainingStep:
         self.queues.instance.enqueue_no_sync(new_keys.instance)
 
     def _idle_parameters(self, clusters_on: bool) -> list[nn.Parameter]:
-        """Those that the loss of a step does not depend on."""
+        """Parameters that the loss of a step does not depend on."""
         model = self._theta
         idle = [] if clusters_on else [model.prototypes]
         if not (clusters_on and model.config.condition_on_cluster):

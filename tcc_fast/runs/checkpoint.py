@@ -121,7 +121,7 @@ def _write_shard(partial: Path, queues: Queues) -> dict[str, str]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write, see it on disk, and return the sha256."""
+    """Write tensors to a file, see it on disk, and return its sha256."""
     save_tensors({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
     sync_to_disk(path)
     return sha256_of(path)

@@ -54,7 +54,7 @@ def path_of(where: str | Path) -> Path:
 
 
 def are_of_one_run(checkpoints: Iterable[Path]) -> bool:
-    """Whether they are moments of one run; False: each is of a run of its own.
+    """Whether checkpoints are moments of one run; False: each is of a run of its own.
 
     Raises:
         ValueError: neither, or one is there twice.

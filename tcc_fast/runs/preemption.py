@@ -74,7 +74,7 @@ class Preemption:
             raise KeyboardInterrupt
 
     def stopped(self, checkpoint: Path) -> Preempted:
-        """What to raise when a checkpoint is written."""
+        """The exception to raise when a checkpoint is written."""
         return Preempted(checkpoint, by=self.by or "SIGTERM")
 
     def agreed(self, step: int) -> bool:

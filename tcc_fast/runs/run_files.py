@@ -16,8 +16,9 @@ DATA_FILE = "data.json"
 
 
 def write_run_files(run: Path, config: Config, data: Path) -> None:
-    """Write both, the settings first: where the other is, a run can be continued. A config.yaml that says the same
-    already stays as it is, comments and all.
+    """Write config.yaml and then data.json: where that is, a run can be continued.
+
+    A config.yaml that says the same already stays as it is, comments and all.
 
     Raises:
         OSError: there is no room, or no right to write.

@@ -16,7 +16,7 @@ _held: set[TextIO] = set()
 
 
 def _let_go_in_child() -> None:
-    """A forked child (a DataLoader's worker) shares the lock, and would hold it for some seconds longer."""
+    """Let go of the lock in a forked child (a DataLoader's worker), which would hold it for some seconds longer."""
     for file in _held:
         file.close()
     _held.clear()

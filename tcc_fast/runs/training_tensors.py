@@ -24,7 +24,7 @@ class Training:
 
 
 def queue_tensors(queues: Queues) -> dict[str, Tensor]:
-    """What is the same at every rank."""
+    """Tensors of the queues that are the same at every rank."""
     cluster = {f"cluster.{key}": tensor for key, tensor in queues.cluster.state_dict().items()}
     return {**cluster, WRITTEN: queues.instance.written}
 

@@ -59,7 +59,7 @@ def place(
     geometry: tuple[Tensor, Tensor] | None = None,
     products: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`.
+    """Do what moves pixels: affine map, crop, resize, flip. Arguments of :func:`apply`.
 
     Returns:
         (V, B, 3, S, S) in 0..255, in ``products``.
@@ -88,7 +88,7 @@ def finish(
     std: Tensor,
     products: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What changes colours: jitter, grey, blur, normalise.
+    """Do what changes colours: jitter, grey, blur, normalise.
 
     Args:
         levels: (B, 3, S, S) in 0..255, of any dtype.
@@ -116,7 +116,7 @@ def _stored_span(start: Tensor, length: Tensor, side: Tensor, stored: int) -> tu
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std per channel: (B, 3, S, S) to the same, channels-last."""
+    """Normalise, (x - mean) / std per channel: (B, 3, S, S) to the same, channels-last."""
     images = (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     return images.contiguous(memory_format=torch.channels_last)
 

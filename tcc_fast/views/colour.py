@@ -27,17 +27,17 @@ class RGB(NamedTuple):
 
 
 def channels(images: Tensor) -> RGB:
-    """(B, 3, S, S) taken apart."""
+    """The channels of images (B, 3, S, S), taken apart."""
     return RGB(*images.unbind(1))
 
 
 def _for_pixels(values: Tensor) -> Tensor:
-    """(B,) to (B, 1, 1)."""
+    """Values of images in the shape that goes with their pixels: (B,) to (B, 1, 1)."""
     return values.view(-1, 1, 1)
 
 
 def grey(rgb: RGB) -> Tensor:
-    """Luma, (B, S, S)."""
+    """Luma of images, (B, S, S)."""
     return GREY_WEIGHTS[0] * rgb.red + GREY_WEIGHTS[1] * rgb.green + GREY_WEIGHTS[2] * rgb.blue
 
 
@@ -64,7 +64,7 @@ def colour_jitter(rgb: RGB, parameters: ViewParameters, recipe: AugmentConfig) -
 def _pointwise(
     rgb: RGB, parameters: ViewParameters, active: set[int], turn: dict[int, Tensor], chosen: dict[int, Tensor]
 ) -> RGB:
-    """All active parts but the contrast, each in the images that are chosen for it, in every image's own order.
+    """Do all active parts but the contrast, each in the images that are chosen for it, in every image's own order.
 
     Hue costs several times what the others do, so it is computed once: what comes before it, and what comes after it,
     are brightness and saturation in either order.
@@ -126,7 +126,7 @@ def _hue(rgb: RGB, shift: Tensor) -> RGB:
     sector = (turns - turns.floor()) * 6.0
 
     def channel(offset: int) -> Tensor:
-        """value - chroma · trapezoid((offset + sector) mod 6)."""
+        """One channel: value - chroma · trapezoid((offset + sector) mod 6)."""
         k = offset + sector
         k = torch.where(k >= 6.0, k - 6.0, k)
         return value - chroma * torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)

@@ -71,7 +71,7 @@ def crop_resize(
 
 
 def _by_image(values: Tensor, count: int) -> Tensor:
-    """Of V views of each of so many images, from the first of all images first to all of the first image first."""
+    """Values of V views of each of ``count`` images, from view by view to image by image: (V B,) to (B V,)."""
     return values.view(-1, count).t().flatten()
 
 
@@ -110,7 +110,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
-    """(B,) to (B, S, S): row o holds the weights of the input pixels of output pixel o."""
+    """The blur as matrices, (B,) to (B, S, S): row o holds the weights of the input pixels of output pixel o."""
     half = blur_kernel_size(size) // 2
     bell = torch.exp(-0.5 * (torch.arange(half + 1, device=sigma.device) / sigma.unsqueeze(1)) ** 2)  # by distance
     bell = bell / (2.0 * bell.sum(dim=1, keepdim=True) - 1.0)  # both sides sum to 1

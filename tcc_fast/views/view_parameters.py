@@ -47,7 +47,7 @@ class ViewParameters:
     """(B,) pixels."""
 
     def pack(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """All of them in one tensor, (B, NUM_PARAMETERS), to be copied at once."""
+        """All parameters in one tensor, (B, NUM_PARAMETERS), to be copied at once."""
         first = [self.angle, self.shear, self.zoom, *self.box.unbind(1), self.flip, self.jitter]
         last = [*self.factors.unbind(1), *self.order.unbind(1), self.grey, self.blur, self.sigma]
         columns = [column.to(dtype) for column in first + last]
