@@ -22,10 +22,10 @@ from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import channel_moments, common_geometry
 from tcc_fast.pipelines.installed import installed
 from tcc_fast.pipelines.memory import free_memory
-from tcc_fast.pipelines.order import SINGLE, EpochOrder, Shard
+from tcc_fast.pipelines.order import SINGLE, EpochOrder, RankShare
 from tcc_fast.settings import Config
 
-__all__ = ["Choice", "Shard", "choose_pipeline", "open_backend", "open_pipeline"]
+__all__ = ["Choice", "RankShare", "choose_pipeline", "open_backend", "open_pipeline"]
 
 RESIDENT_SHARE = 0.5
 """Part of the free memory that the resident images may take; the rest is the model's."""
@@ -87,7 +87,7 @@ def open_pipeline(
     dataset: Dataset,
     config: Config,
     device: torch.device,
-    shard: Shard = SINGLE,
+    rank_share: RankShare = SINGLE,
     dtype: torch.dtype = torch.float32,
     choice: Choice | None = None,
     compiled: bool = False,
@@ -98,7 +98,7 @@ def open_pipeline(
         dataset: the images.
         config: the run's settings.
         device: where views go.
-        shard: which part of every batch.
+        rank_share: which part of every batch.
         dtype: of the views.
         choice: what was chosen before; None: choose.
         compiled: on a GPU: use torch.compile for the views.
@@ -108,7 +108,7 @@ def open_pipeline(
             into memory, or what the backend needs is not installed or not converted.
     """
     images = dataset.split(config.data.split)
-    order = EpochOrder(images, config.train.batch_size, config.seed, shard)
+    order = EpochOrder(images, config.train.batch_size, config.seed, rank_share)
     choice = choice or choose_pipeline(dataset, config, device)
     return open_backend(choice.name, dataset, config, device, order, dtype, compiled)
 
@@ -129,7 +129,7 @@ def open_backend(
         from tcc_fast.pipelines.resident import ResidentPipeline
 
         damage = Damage(dataset)
-        images = fill(dataset, order.images, common_geometry(dataset, size), device, order.shard, damage)
+        images = fill(dataset, order.images, common_geometry(dataset, size), device, order.rank_share, damage)
         sizes = torch.from_numpy(dataset.sizes()[order.images.start : order.images.stop])
         mean, std = channel_moments(dataset)
         return ResidentPipeline(images, sizes, mean, std, recipe, size, order, dtype, damage.indices, workers, compiled)

@@ -9,25 +9,25 @@ from torch import Tensor
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
 from tcc_fast.pipelines.dali_graph import decoded, device_number, outputs
-from tcc_fast.pipelines.order import Shard
+from tcc_fast.pipelines.order import RankShare
 
 BATCH = 256
 """Images decoded at a time."""
 
 
-def fill_by_dali(out: Tensor, dataset: Dataset, shard: Shard) -> None:
+def fill_by_dali(out: Tensor, dataset: Dataset, rank_share: RankShare) -> None:
     """A rank's share of all images, decoded and squeezed to one geometry.
 
     Args:
         out: (n, H, W, 3) uint8, for the images from N r // W to N (r + 1) // W of rank r of W. On a GPU they are
             decoded there; the CPU gives the same pixels as `decoded.decode` where nothing is squeezed.
         dataset: with DALI's index of its tar files (`dataset.manifest.indexes`).
-        shard: this rank.
+        rank_share: this rank.
 
     Raises:
         RuntimeError: DALI cannot decode an image; which one, it does not say.
     """
-    graph = _build(out, dataset, shard)
+    graph = _build(out, dataset, rank_share)
     done = 0
     while done < len(out):
         graph.schedule_run()
@@ -37,7 +37,7 @@ def fill_by_dali(out: Tensor, dataset: Dataset, shard: Shard) -> None:
         done += len(images)
 
 
-def _build(out: Tensor, dataset: Dataset, shard: Shard) -> Any:
+def _build(out: Tensor, dataset: Dataset, rank_share: RankShare) -> Any:
     from nvidia.dali import Pipeline, fn, types
 
     manifest, device = dataset.manifest, out.device
@@ -48,8 +48,8 @@ def _build(out: Tensor, dataset: Dataset, shard: Shard) -> Any:
             paths=[str(dataset.path / name) for name in manifest.shards],
             index_paths=[str(dataset.path / name) for name in manifest.indexes],
             ext=["jpg;png"],
-            shard_id=shard.rank,
-            num_shards=shard.world_size,
+            shard_id=rank_share.rank,
+            num_shards=rank_share.world_size,
             stick_to_shard=True,
             pad_last_batch=True,
         )

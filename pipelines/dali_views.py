@@ -153,7 +153,7 @@ class DaliPipeline(Position):
         self._cursor = position
         is_new = self._graph is None
         if is_new:
-            self._graph = self._build(self.order.batch_size // self.order.shard.world_size)
+            self._graph = self._build(self.order.batch_size // self.order.rank_share.world_size)
         for _ in range(DEPTH):
             self._feed()
         for _ in range(1 if is_new else DEPTH):  # the first call of all starts as many runs as the queue is deep

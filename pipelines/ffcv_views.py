@@ -110,7 +110,7 @@ class FfcvPipeline(Position):
         self._threads: Threads | None = Threads(threads)
         self._memory = threading.local()
         self._buffers = Buffers()
-        share = order.batch_size // order.shard.world_size
+        share = order.batch_size // order.rank_share.world_size
         self._ahead = ffcv_inside.WorkAhead(self._beton, share, os_cache, self._make)
         self._due: Iterator[tuple[int, int]] = iter(())  # positions that the run is still to make
 

@@ -10,14 +10,14 @@ from tcc_fast.draws import STREAM_AUGMENT, permutation, scalar_key
 
 
 @dataclass(frozen=True)
-class Shard:
-    """This process among all that train together."""
+class RankShare:
+    """Whose part of every batch is meant: that of this process among all that train together."""
 
     rank: int = 0
     world_size: int = 1
 
 
-SINGLE = Shard()
+SINGLE = RankShare()
 """The only process there is."""
 
 
@@ -31,11 +31,11 @@ class EpochOrder:
         images: indices of the N images that are trained on.
         batch_size: the global batch, over all ranks.
         seed: of the shuffling.
-        shard: this rank.
+        rank_share: this rank.
     """
 
-    def __init__(self, images: range, batch_size: int, seed: int, shard: Shard) -> None:
-        num_images, ranks = len(images), shard.world_size
+    def __init__(self, images: range, batch_size: int, seed: int, rank_share: RankShare) -> None:
+        num_images, ranks = len(images), rank_share.world_size
         if num_images < max(2, ranks):
             raise ValueError(
                 f"the data set has {num_images} image(s), but a batch needs at least {max(2, ranks)} for "
@@ -53,7 +53,7 @@ class EpochOrder:
                 f"train.batch_size is {batch_size}, which {ranks} processes cannot share equally: "
                 f"set train.batch_size={batch_size // ranks * ranks or ranks}"
             )
-        self.images, self.batch_size, self.seed, self.shard = images, batch_size, seed, shard
+        self.images, self.batch_size, self.seed, self.rank_share = images, batch_size, seed, rank_share
         self.batches_per_epoch = num_images // batch_size
         self._epoch: int | None = None
 
@@ -62,8 +62,8 @@ class EpochOrder:
         if self._epoch != epoch:
             self._permutation = self.images.start + permutation(len(self.images), self.seed, epoch)
             self._epoch = epoch
-        part = self.batch_size // self.shard.world_size
-        start = batch * self.batch_size + self.shard.rank * part
+        part = self.batch_size // self.rank_share.world_size
+        start = batch * self.batch_size + self.rank_share.rank * part
         return self._permutation[start : start + part]
 
     def view_keys(self, epoch: int) -> tuple[int, int]:

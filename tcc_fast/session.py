@@ -27,7 +27,7 @@ from tcc_fast.method.optim import build_optimizer
 from tcc_fast.method.own_encoder import check_encoder
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.method.step import TrainingStep, build_queues
-from tcc_fast.pipelines import Choice, Shard, choose_pipeline, open_pipeline
+from tcc_fast.pipelines import Choice, RankShare, choose_pipeline, open_pipeline
 from tcc_fast.precision import Precision, resolve_precision, tune, why_this_precision
 from tcc_fast.runs.checkpoint import load_training, save_checkpoint
 from tcc_fast.runs.first_weights import find_init, take_weights
@@ -192,7 +192,7 @@ def open_session(
     counted = config.model.num_clusters is None
     config = with_num_clusters(config, dataset)
     changes = check_same_settings(run, saved, config) if saved else []
-    shard = Shard(accelerator.process_index, accelerator.num_processes)
+    rank_share = RankShare(accelerator.process_index, accelerator.num_processes)
     compiling = compile_mode(config.train.compile, device, accelerator.num_processes)
     compiled = compiling != "off"
     not_compiled = why_not_compiled(config.train.compile, compiling, device)
@@ -213,7 +213,7 @@ def open_session(
         )
         for reason in filter(None, unexpected):
             say(reason)
-    pipeline = open_pipeline(dataset, config, device, shard, precision.dtype, choice, compiled)
+    pipeline = open_pipeline(dataset, config, device, rank_share, precision.dtype, choice, compiled)
     start_step = pipeline.batches_per_epoch * config.start_epoch
     training, training_step = _build_training(config, accelerator, model, compiling, start_step, precision)
     return Session(config, dataset, accelerator, pipeline, choice.name, training, training_step)

@@ -33,7 +33,7 @@ class LongEpochs(EpochOrder):
     """Epochs strung together to long ones, so that none ends while a small data set stands in for a large one."""
 
     def __init__(self, order: EpochOrder) -> None:
-        super().__init__(order.images, order.batch_size, order.seed, order.shard)
+        super().__init__(order.images, order.batch_size, order.seed, order.rank_share)
         self._inner = order
         self.batches_per_epoch = LONG_EPOCH
 

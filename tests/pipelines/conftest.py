@@ -16,7 +16,7 @@ from PIL import Image
 from tcc_fast.batch import Pipeline
 from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
-from tcc_fast.pipelines import Shard, open_pipeline
+from tcc_fast.pipelines import RankShare, open_pipeline
 from tcc_fast.settings import AugmentConfig, Config, DataConfig, TrainConfig
 
 Open = Callable[..., Pipeline]
@@ -116,13 +116,13 @@ def configure(
 
 @pytest.fixture(name="pipeline")
 def _pipeline() -> Iterator[Open]:
-    """`pipeline(folder, backend, workers, cache, shard=, dtype=, **settings)` opens one, or skips the test."""
+    """`pipeline(folder, backend, workers, cache, rank_share=, dtype=, **settings)` opens one, or skips the test."""
     opened: list[Pipeline] = []
 
     def make(
         data: Path | Dataset,
         *backend: Any,
-        shard: Shard | None = None,
+        rank_share: RankShare | None = None,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         **settings: Any,
@@ -130,7 +130,7 @@ def _pipeline() -> Iterator[Open]:
         skip_without(*backend[:1])
         dataset = data if isinstance(data, Dataset) else open_dataset(data, verify=False)
         config = configure(*backend, **settings)
-        made = open_pipeline(dataset, config, torch.device(device), shard or Shard(), dtype)
+        made = open_pipeline(dataset, config, torch.device(device), rank_share or RankShare(), dtype)
         opened.append(made)
         return made
 

@@ -24,7 +24,7 @@ from scipy import stats
 
 from tcc_fast.batch import Batch
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.pipelines import Shard, open_pipeline
+from tcc_fast.pipelines import RankShare, open_pipeline
 from tcc_fast.pipelines.order import EpochOrder
 from tcc_fast.settings import Config
 
@@ -102,7 +102,7 @@ def test_epochs_are_equally_long_and_visit_no_image_twice(
 
 @every_backend
 def test_images_come_in_the_order_of_the_epoch(pipeline: Any, photos: Path, backend: Backend) -> None:
-    order = EpochOrder(range(46), 8, 3, Shard())
+    order = EpochOrder(range(46), 8, 3, RankShare())
     expected = [[order.indices(epoch, batch).tolist() for batch in range(5)] for epoch in range(2)]
     assert expected[0] != expected[1]
     made = pipeline(photos, *backend)
@@ -128,7 +128,7 @@ def test_a_split_has_its_own_images_and_no_others(pipeline: Any, photos: Path, b
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_the_same_global_batches(pipeline: Any, photos: Path, backend: Backend, ranks: int) -> None:
     alone = list(pipeline(photos, *backend))
-    parts = [list(pipeline(photos, *backend, shard=Shard(rank, ranks))) for rank in range(ranks)]
+    parts = [list(pipeline(photos, *backend, rank_share=RankShare(rank, ranks))) for rank in range(ranks)]
     together = [joined(list(step)) for step in zip(*parts, strict=True)]
     assert len(together) == len(alone)
     for found, expected in zip(together, alone, strict=True):

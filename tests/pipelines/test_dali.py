@@ -21,7 +21,7 @@ from torch import Tensor
 from tcc_fast.batch import Batch
 from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
-from tcc_fast.pipelines import Shard, dali_views
+from tcc_fast.pipelines import RankShare, dali_views
 from tcc_fast.pipelines.dali_views import DEPTH, DaliPipeline
 from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.order import EpochOrder
@@ -51,7 +51,7 @@ def dali(configure: Callable[..., Config], cuts: bool) -> Iterator[Open]:
     def make(data: Path | Dataset, threads: int = 1, **settings: Any) -> DaliPipeline:
         dataset = data if isinstance(data, Dataset) else open_dataset(data)
         config = configure(**settings)
-        order = EpochOrder(range(len(dataset)), config.train.batch_size, config.seed, Shard())
+        order = EpochOrder(range(len(dataset)), config.train.batch_size, config.seed, RankShare())
         made = DaliPipeline(dataset, config.augment, config.data.image_size, order, CPU, threads, cuts=cuts)
         opened.append(made)
         return made

@@ -14,14 +14,14 @@ from tcc_fast.pipelines import dali_fill
 from tcc_fast.pipelines.dali_fill import fill_by_dali
 from tcc_fast.pipelines.decoded import decode
 from tcc_fast.pipelines.fill import share
-from tcc_fast.pipelines.order import SINGLE, Shard
+from tcc_fast.pipelines.order import SINGLE, RankShare
 
 pytest.importorskip("nvidia.dali")
 
 
-def filled(dataset: Dataset, count: int, height: int, width: int, shard: Shard = SINGLE) -> torch.Tensor:
+def filled(dataset: Dataset, count: int, height: int, width: int, rank_share: RankShare = SINGLE) -> torch.Tensor:
     out = torch.empty(count, height, width, 3, dtype=torch.uint8)
-    fill_by_dali(out, dataset, shard)
+    fill_by_dali(out, dataset, rank_share)
     return out
 
 
@@ -37,9 +37,9 @@ def test_images_that_are_not_squeezed_are_the_same_in_the_same_order(
 @pytest.mark.parametrize("rank", range(5))
 def test_a_rank_gets_its_share(frames: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dali_fill, "BATCH", 3)
-    dataset, shard = open_dataset(frames), Shard(rank, 5)
-    images = range(24)[share(24, shard)]
-    assert torch.equal(filled(dataset, len(images), 40, 56, shard), decode(dataset, images, (40, 56)))
+    dataset, rank_share = open_dataset(frames), RankShare(rank, 5)
+    images = range(24)[share(24, rank_share)]
+    assert torch.equal(filled(dataset, len(images), 40, 56, rank_share), decode(dataset, images, (40, 56)))
 
 
 def test_squeezed_images_differ_by_what_two_resizes_differ(photos: Path) -> None:
@@ -62,7 +62,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error(photos: Path, damaged: Any)
 def test_what_cannot_be_decoded_in_another_share_is_no_trouble(photos: Path, damaged: Any) -> None:
     """A batch of 16 would reach beyond the 15 images of the second share, to those of the third."""
     dataset = damaged(photos, dict.fromkeys((image for image in range(30, 46) if image in jpegs(photos)), b""))
-    found = filled(dataset, 15, 48, 48, Shard(1, 3))
+    found = filled(dataset, 15, 48, 48, RankShare(1, 3))
     assert (found.float() - decode(dataset, range(15, 30), (48, 48)).float()).abs().mean() < 1.5
 
 

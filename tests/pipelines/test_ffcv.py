@@ -23,7 +23,7 @@ from tcc_fast.batch import Batch
 from tcc_fast.datasets import Dataset, convert, open_dataset
 from tcc_fast.datasets.ffcv_import import import_ffcv
 from tcc_fast.draws import STREAM_AUGMENT, keys, scalar_key
-from tcc_fast.pipelines import Shard, ffcv_views
+from tcc_fast.pipelines import RankShare, ffcv_views
 from tcc_fast.pipelines.decoded import channel_moments
 from tcc_fast.pipelines.order import EpochOrder
 from tcc_fast.pipelines.view_maker import TensorViews
@@ -199,7 +199,7 @@ def with_junk(data: bytes) -> bytes:
 
 def jpegs_in_order(dataset: Dataset) -> list[int]:
     """Of epoch 0, in batches of 8."""
-    order = EpochOrder(range(len(dataset)), 8, SEED, Shard())
+    order = EpochOrder(range(len(dataset)), 8, SEED, RankShare())
     images = torch.cat([order.indices(0, batch) for batch in range(order.batches_per_epoch)])
     return [image for image in images.tolist() if not dataset.is_png()[image]]
 

@@ -19,7 +19,7 @@ from tcc_fast.datasets import open_dataset
 from tcc_fast.pipelines import dali_fill, fill
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import decode
-from tcc_fast.pipelines.order import SINGLE, Shard
+from tcc_fast.pipelines.order import SINGLE, RankShare
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ from tcc_fast.datasets import open_dataset
 from tcc_fast.distributed import leave, processes
 from tcc_fast.pipelines import decoded, fill
 from tcc_fast.pipelines.damage import Damage
-from tcc_fast.pipelines.order import Shard
+from tcc_fast.pipelines.order import RankShare
 
 state = processes()
 dataset = open_dataset(sys.argv[1], verify=False)
@@ -43,9 +43,9 @@ def decode_into(out, dataset, images, damage):
     decoded.decode_into(out, dataset, images, damage)
 fill.decode_into = decode_into
 warnings.simplefilter("ignore")
-shard = Shard(state.process_index, state.num_processes)
+rank_share = RankShare(state.process_index, state.num_processes)
 try:
-    images, trouble = fill.fill(dataset, range(1, 46), (48, 48), state.device, shard, damage), ""
+    images, trouble = fill.fill(dataset, range(1, 46), (48, 48), state.device, rank_share, damage), ""
 except ValueError as error:
     images, trouble = torch.empty(0), f"{type(error).__name__}: {error}"
 torch.save((images, damage.reasons, decoded_here, trouble), f"{sys.argv[2]}/{state.process_index}.pt")
@@ -108,7 +108,7 @@ def test_too_many_undecodable_images_stop_all_ranks_with_one_sentence(
 def test_shares_are_all_images_once_and_in_order() -> None:
     for total in (1, 4, 5, 7, 100):
         for ranks in (1, 2, 3, 5):
-            parts = [fill.share(total, Shard(rank, ranks)) for rank in range(ranks)]
+            parts = [fill.share(total, RankShare(rank, ranks)) for rank in range(ranks)]
             assert [image for part in parts for image in range(total)[part]] == list(range(total))
             sizes = [len(range(total)[part]) for part in parts]
             assert max(sizes) - min(sizes) <= 1

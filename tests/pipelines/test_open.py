@@ -14,7 +14,7 @@ import torch
 from tcc_fast import pipelines
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.pipelines import Shard, choose_pipeline, memory, open_pipeline
+from tcc_fast.pipelines import RankShare, choose_pipeline, memory, open_pipeline
 from tcc_fast.pipelines.installed import installed
 from tcc_fast.pipelines.memory import free_memory
 from tcc_fast.pipelines.resident import ResidentPipeline
@@ -181,7 +181,7 @@ def test_batches_that_cannot_be_made_are_refused_before_anything_is_decoded(
     with pytest.raises(ValueError, match=r"batch_size is 47, but the data set has 46 images: set train.batch_size=8 "):
         open_pipeline(dataset, configure(backend, batch_size=47), CPU)
     with pytest.raises(ValueError, match=r"batch_size is 8, which 3 processes .*: set train.batch_size=6$"):
-        open_pipeline(dataset, configure(backend, batch_size=8), CPU, Shard(0, 3))
+        open_pipeline(dataset, configure(backend, batch_size=8), CPU, RankShare(0, 3))
 
 
 def test_free_memory_is_a_number_of_bytes() -> None:

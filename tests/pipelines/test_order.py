@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from tcc_fast.pipelines.order import SINGLE, EpochOrder, Position, Shard
+from tcc_fast.pipelines.order import SINGLE, EpochOrder, Position, RankShare
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(46, 8), (48, 8), (8, 8), (15, 8)])
@@ -44,7 +44,7 @@ def test_the_order_depends_on_seed_and_epoch_and_not_on_what_was_asked_before() 
 def test_ranks_cut_the_global_batch_in_equal_parts(ranks: int) -> None:
     whole = EpochOrder(range(100), 12, 1, SINGLE)
     for batch in range(whole.batches_per_epoch):
-        parts = [EpochOrder(range(100), 12, 1, Shard(rank, ranks)).indices(4, batch) for rank in range(ranks)]
+        parts = [EpochOrder(range(100), 12, 1, RankShare(rank, ranks)).indices(4, batch) for rank in range(ranks)]
         assert {len(part) for part in parts} == {12 // ranks}
         assert torch.equal(torch.cat(parts), whole.indices(4, batch))
 
@@ -70,7 +70,7 @@ def suggested(message: str) -> int:
 @pytest.mark.parametrize("batch_size", [2, 7, 47, 2000])
 def test_what_an_error_suggests_works(num_images: int, ranks: int, batch_size: int) -> None:
     try:
-        EpochOrder(range(num_images), batch_size, 0, Shard(0, ranks))
+        EpochOrder(range(num_images), batch_size, 0, RankShare(0, ranks))
     except ValueError as error:
         message = str(error)
     else:
@@ -85,13 +85,13 @@ def test_what_an_error_suggests_works(num_images: int, ranks: int, batch_size: i
     if batch_size > num_images:
         assert f"{num_images} images" in message
         most = int(re.findall(r"at most (\d+) is possible", message)[0])
-        assert EpochOrder(range(num_images), most, 0, Shard(0, ranks)).batches_per_epoch == 1
+        assert EpochOrder(range(num_images), most, 0, RankShare(0, ranks)).batches_per_epoch == 1
         assert most + ranks > num_images
     else:
         assert f"{ranks} processes cannot share equally" in message
     batch = suggested(message)
     assert batch >= 2
-    assert EpochOrder(range(num_images), batch, 0, Shard(0, ranks)).batches_per_epoch >= 1
+    assert EpochOrder(range(num_images), batch, 0, RankShare(0, ranks)).batches_per_epoch >= 1
 
 
 def test_a_single_image_cannot_be_trained_on() -> None:
