@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -52,8 +53,10 @@ def test_the_wheel_works_elsewhere_beside_a_foreign_pipelines_package(dist: Path
     (home / "pipelines").mkdir(parents=True)
     (home / "pipelines" / "__init__.py").write_text("raise RuntimeError('a foreign package was imported')\n")
 
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # that would find this tree
+
     def run(*command: str) -> str:
-        finished = subprocess.run(command, cwd=home, capture_output=True, text=True)
+        finished = subprocess.run(command, cwd=home, env=own, capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr
         return finished.stdout
 
