@@ -40,11 +40,12 @@ def test_configs_and_pipelines_travel_as_real_files(dist: Path) -> None:
 
 def test_the_wheel_works_elsewhere_beside_a_foreign_pipelines_package(dist: Path, tmp_path: Path) -> None:
     (wheel,) = dist.glob("*.whl")
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # that would find this tree
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = environment / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", str(python)]
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], env=own, check=True)
     # The dependencies come from this environment, without its own tcc_fast: a .pth file adds no further ones.
     (site,) = environment.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -52,8 +53,6 @@ def test_the_wheel_works_elsewhere_beside_a_foreign_pipelines_package(dist: Path
     home = tmp_path / "home"
     (home / "pipelines").mkdir(parents=True)
     (home / "pipelines" / "__init__.py").write_text("raise RuntimeError('a foreign package was imported')\n")
-
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # that would find this tree
 
     def run(*command: str) -> str:
         finished = subprocess.run(command, cwd=home, env=own, capture_output=True, text=True)
