@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tcc_fast.cores import default_workers
 from tcc_fast.datasets import Dataset
-from tcc_fast.distributed import decide, gather_objects, rank
+from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.sort import link_by_cluster, make_sort_folder, source_files, source_folder
-from tcc_fast.evaluation.trained import Trained, open_trained
+from tcc_fast.evaluation.trained import Trained, open_trained, undecodable
 from tcc_fast.pipelines.damage import Damage
 from tcc_fast.runs.tensor_file import save_tensors
 from tcc_fast.whole_file import write_whole
@@ -67,10 +67,8 @@ def write_clusters(
         decide(lambda: files.extend(_files_to_sort(trained, sort, src)))
     damage = Damage(trained.dataset)
     f, pi = trained.embed(damage=damage)
-    undecodable = set[int]().union(*gather_objects(damage.indices))
     confidence, cluster = pi.max(dim=1)
-    for index in undecodable:
-        cluster[index - trained.indices.start] = -1
+    cluster[undecodable(trained, damage)] = -1
     num_clusters = pi.shape[1]
     if rank() == 0:
         _write_table(table, trained, cluster, confidence)

@@ -25,10 +25,11 @@ from tcc_fast.datasets.manifest import UNLABELLED
 from tcc_fast.distributed import decide, rank
 from tcc_fast.evaluation.label_free import label_free_scores, view_agreement
 from tcc_fast.evaluation.metrics import Scores, majority_accuracy, score
-from tcc_fast.evaluation.trained import Trained, open_trained
+from tcc_fast.evaluation.trained import Trained, open_trained, undecodable
 from tcc_fast.method.model import TCC
 from tcc_fast.method.start import evenly_spread, find_centres
 from tcc_fast.pipelines import open_pipeline
+from tcc_fast.pipelines.damage import Damage
 from tcc_fast.pipelines.decoded import common_geometry, decode
 from tcc_fast.precision import Precision
 from tcc_fast.settings import Config
@@ -50,6 +51,7 @@ class Evaluation:
     dataset: str
     split: str
     n: int
+    """How many images could be decoded; those that could not count nowhere."""
     n_labelled: int
     """How many of them have a label: all that needs labels is of these, all else is of all."""
     image_size: int
@@ -145,7 +147,7 @@ def evaluate(
     if unknown:
         raise ValueError(f"unknown baselines {sorted(unknown)}: there are {', '.join(BASELINES)}")
     trained = open_trained(ckpt, data, split)
-    config, dataset, indices = trained.state.config, trained.dataset, trained.indices
+    config, dataset = trained.state.config, trained.dataset
     if agreement and not trained.same_images:
         raise ValueError("--agreement is of the images trained on: leave out --split and --data")
     needs_labels = {
@@ -156,7 +158,11 @@ def evaluate(
     }
     rated, labels = _labelled(trained, [option for option, wanted in needs_labels.items() if wanted])
     image_size = config.data.image_size
-    features, assignment = trained.embed(batch_size)
+    damage = Damage(dataset)
+    features, assignment = trained.embed(batch_size, damage)
+    seen = np.setdiff1d(np.arange(len(features)), undecodable(trained, damage))  # what follows is of these alone
+    features, assignment, known = features[seen], assignment[seen], np.isin(rated, seen)
+    rated, labels = np.searchsorted(seen, rated[known]), labels[known]
     predictions = assignment.argmax(dim=1).numpy()
     label_free = label_free_scores(features, assignment)
     if agreement:
@@ -174,7 +180,7 @@ def evaluate(
         if (len(rated) if of_pixels else len(features)) < num_clusters:
             return None
         if of_pixels:  # of those that are scored: the pixels of all may not fit into memory
-            pixels = _pixels(dataset, [indices[place] for place in rated], image_size)
+            pixels = _pixels(dataset, [trained.indices[place] for place in seen[rated]], image_size)
             return score(labels, _kmeans(pixels, num_clusters, config.seed, threads))
         if name == "kmeans_features":
             return score(labels, _kmeans(features.numpy(), num_clusters, config.seed, threads)[rated])
@@ -187,7 +193,7 @@ def evaluate(
         step=trained.state.step,
         dataset=dataset.manifest.name,
         split=trained.split,
-        n=len(indices),
+        n=len(seen),
         n_labelled=len(rated),
         image_size=image_size,
         precision=trained.precision,

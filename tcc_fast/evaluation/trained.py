@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tcc_fast.datasets import Dataset, open_dataset
-from tcc_fast.distributed import decide, processes, rank
+from tcc_fast.distributed import decide, gather_objects, processes, rank
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.method.model import TCC
 from tcc_fast.notice import Notice
@@ -61,6 +61,11 @@ class Trained(TrainedModel):
         size = self.state.config.data.image_size
         where = self.model, self.dataset, self.indices, size, self.device
         return embed(*where, batch_size, self.precision, moments, damage)
+
+
+def undecodable(trained: Trained, damage: Damage) -> list[int]:
+    """Places, among the images, of those that any rank could not decode, whose rows mean nothing; for all ranks."""
+    return sorted(index - trained.indices.start for index in set[int]().union(*gather_objects(damage.indices)))
 
 
 def _why_no_clusters(state: RunState) -> str | None:

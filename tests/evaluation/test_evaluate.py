@@ -26,6 +26,7 @@ from tcc_fast.evaluation import evaluate as evaluating
 from tcc_fast.evaluation import trained
 from tcc_fast.evaluation.embed import embed
 from tcc_fast.evaluation.evaluate import evaluate, write_confusion
+from tcc_fast.evaluation.label_free import label_free_scores
 from tcc_fast.evaluation.metrics import score
 from tcc_fast.evaluation.report import course, show_course, show_evaluation, summarise_runs
 from tcc_fast.evaluation.trained import Trained, open_trained
@@ -254,6 +255,30 @@ def test_runs_on_different_images_are_refused_before_any_is_evaluated(
     state.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"different numbers of clusters \(13, 14\)"):
         CliRunner().invoke(app, ["eval", str(run), str(tmp_path / "other"), "--split", "all"], catch_exceptions=False)
+
+
+def test_images_that_cannot_be_decoded_count_nowhere(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, gone = Dataset.decode, {5, 1700}
+
+    def damaged(self: Dataset, index: int) -> np.ndarray:
+        if index in gone:
+            raise ValueError(f"image {index} cannot be decoded")
+        return decode(self, index)
+
+    trained = open_trained(run)
+    seen = [index for index in range(1797) if index not in gone]
+    features, assignment = (rows[seen] for rows in trained.embed())
+    labels = trained.dataset.labels()
+    assert labels is not None
+    monkeypatch.setattr(Dataset, "decode", damaged)
+    with pytest.warns(RuntimeWarning, match="cannot be decoded"):
+        found = evaluate(run, baselines=("kmeans_features", "kmeans_pixels"), confusion=True)
+    assert found.n == found.n_labelled == sum(found.cluster_sizes) == 1795
+    assert found.scores == score(labels[seen], assignment.argmax(dim=1).numpy())
+    assert found.label_free == label_free_scores(features, assignment)
+    assert found.confusion is not None
+    assert found.confusion.sum() == 1795
+    assert found.baselines["kmeans_pixels"] is not None
 
 
 def test_checkpoints_of_one_run_are_its_course(run: Path) -> None:
