@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tcc_fast.nearest import did_you_mean, nearest
+from tcc_fast.plain_yaml import load_yaml
 from tcc_fast.settings import Config, Section
 
 BUILT_IN = files("tcc_fast") / "configs"
@@ -63,24 +64,9 @@ def read_text(name_or_file: str) -> str:
     )
 
 
-class _OnceOnly(yaml.SafeLoader):
-    """Refuses a key that stands twice at one place, of which YAML would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The entries of one place, which is the whole file or a section."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} stands there twice: put both together", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read(name_or_file: str) -> dict[str, Any]:
     try:
-        tree = yaml.load(read_text(name_or_file), Loader=_OnceOnly) or {}
+        tree = load_yaml(read_text(name_or_file)) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{name_or_file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -135,7 +121,7 @@ def _is_text(key: str) -> bool:
 
 def _parse_value(text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError:
         return text
     if isinstance(value, str):
@@ -186,6 +172,6 @@ def _explain(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if error["type"] == "value_error":  # raised by a validator of tcc_fast.settings, and complete as it is
-        kind = "key" if "." in key else "section"
+        kind = "section" if key in _sections() else "key"
         return f"config {kind} {key!r}: {message}" if key else message
     return f"config key {key!r}: {message}, got {error['input']!r}"

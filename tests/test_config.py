@@ -72,6 +72,15 @@ def test_overrides_take_dotted_keys_and_yaml_values() -> None:
     assert config.train.compile == "on"
 
 
+def test_numbers_are_decimal_and_words_are_words(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    train = "train:\n  epochs: 1_000\n  compile: on\n  tensorboard: no\n"
+    file.write_text(f"seed: 010\n{train}model: {{feature_batch_norm: yes}}\n")
+    config = load_config(str(file), ["train.keep_checkpoints=08"])
+    assert (config.seed, config.train.epochs, config.train.keep_checkpoints) == (10, 1000, 8)
+    assert (config.train.compile, config.train.tensorboard, config.model.feature_batch_norm) == ("on", False, True)
+
+
 def test_a_config_survives_writing_and_reading() -> None:
     config = load_config("digits", ["seed=5", "train.compile=off"])
     assert config_from_tree(config.model_dump(mode="json")) == config
@@ -105,6 +114,9 @@ def test_a_run_may_be_called_by_a_number_or_a_date(name: str) -> None:
         (["train=5"], "config section 'train' must hold settings, each as `name: value` in a line of its own, got 5"),
         (["optim.milestones=0.5,0.7,0.9"], "write optim.milestones=[0.5,0.7,0.9]"),
         (["augment.crop_area=wide"], "'augment.crop_area' is a list: write augment.crop_area=[0.2,1]"),
+        (["optim.lr=true"], "config key 'optim.lr': must be a number, got true"),
+        (["seed=false"], "config key 'seed': must be a number, got false"),
+        (["augment.flip=yes"], "config key 'augment.flip': input should be a valid number"),
         (["augment.zoom=[1]"], "'augment.zoom' has another length: write augment.zoom=[1,1], say, got [1]"),
         (["augment.zoom=[1,1,1]"], "'augment.zoom' has another length: write augment.zoom=[1,1], say, got [1,1,1]"),
         (["augment.zoom=0.9"], "'augment.zoom' is a list: write augment.zoom=[1,1]"),
