@@ -22,6 +22,7 @@ from tcc_fast.datasets.manifest import UNLABELLED, Manifest
 from tcc_fast.datasets.pool import store_items
 from tcc_fast.datasets.progress import show_progress
 from tcc_fast.datasets.reader import NOT_AN_IMAGE, Checks, LabelMode, Reader, Rejected, open_reader
+from tcc_fast.datasets.walk import UNREADABLE_FOLDER
 from tcc_fast.datasets.writer import DEFAULT_SHARD_BYTES, DatasetWriter
 
 FORMATS = ("tar", "beton", "files")
@@ -45,6 +46,7 @@ class ConversionReport:
             resizing), over all images encoded anew together. None when nothing was lost.
         num_cropped: how many were cropped at their centre, because they were longer than `encode.MAX_ASPECT`.
         num_unlabelled: images that have no label, where others have one.
+        empty_classes: names of classes that have no image.
         num_copies: images that are, as stored, the same bytes as an earlier one.
         seconds: wall time.
     """
@@ -60,6 +62,7 @@ class ConversionReport:
     psnr: float | None
     num_cropped: int
     num_unlabelled: int
+    empty_classes: tuple[str, ...]
     num_copies: int
     seconds: float
 
@@ -97,6 +100,16 @@ class ConversionReport:
             lines.append(f"cropped {self.num_cropped} to {MAX_ASPECT}:1 at the centre (--short-side 0 keeps all)")
         if self.rejected:
             lines.append(f"rejected {self.num_rejected} (see rejected.csv): {_table(self.rejected)}")
+        if folders := self.rejected.get(UNREADABLE_FOLDER):
+            lines.append(
+                f"MISSING: all images of {folders} folder{'s' if folders > 1 else ''} that cannot be read (see "
+                "rejected.csv): make them readable and convert again"
+            )
+        if self.empty_classes:
+            lines.append(
+                f"classes without a single good image: {', '.join(self.empty_classes)}; K counts them, too, unless "
+                "model.num_clusters is given"
+            )
         if self.skipped:
             listed = f" ({NOT_AN_IMAGE}: see rejected.csv)" if NOT_AN_IMAGE.reason in self.skipped else ""
             lines.append(f"skipped: {_table(self.skipped)}{listed}")
@@ -219,6 +232,9 @@ def convert(
         psnr=writer.totals.psnr,
         num_cropped=writer.totals.num_cropped,
         num_unlabelled=writer.num_unlabelled,
+        empty_classes=tuple(
+            name for label, name in enumerate(manifest.class_names or ()) if label not in writer.labels_used
+        ),
         num_copies=writer.totals.num_copies,
         seconds=time.monotonic() - started,
     )

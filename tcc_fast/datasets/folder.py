@@ -12,6 +12,7 @@ images (notes, sidecars such as .xmp) are passed over. For the order, links and 
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -130,11 +131,10 @@ def _find_sub_folders(src: Path, labels: LabelMode) -> SubFolders:
     tops, loose = _folders_with_images(src, depth=1)
     are_splits = loose is None and bool(tops) and all(name.lower() in SPLIT_NAMES for name in tops)
     if labels == "folders" or not are_splits:
-        classes, note = _classes(src, labels, tops, loose, " (--labels folders overrides)")
-        there = (name for name in os.listdir(os.fsencode(src)) if os.path.isdir(os.path.join(os.fsencode(src), name)))
-        if loose is not None and any(name.lower() in SPLIT_NAMES for name in there):
-            note += f" Splits: none, since {escape_name(_text(loose))!r} lies in no sub-folder."
-        return SubFolders((), classes, note)
+        inside = shlex.quote(escape_name(os.path.join(src, _text(tops[0])))) if tops else ""
+        of_one = f" (if there are classes in it: --src {inside}; if it is one: --labels folders)"
+        classes, note = _classes(src, labels, tops, loose, of_one)
+        return SubFolders((), classes, note + _why_no_splits(src, tops, loose))
     splits = tuple(tops)
     below, loose = _folders_with_images(src, depth=2)
     names = sorted({path.partition(b"/")[2] for path in below})
@@ -143,6 +143,18 @@ def _find_sub_folders(src: Path, labels: LabelMode) -> SubFolders:
     if classes and loose is not None:
         note += f" Images that lie in no class folder, such as {escape_name(_text(loose))!r}, have none."
     return SubFolders(splits, classes, f"Splits: {', '.join(map(_text, splits))}. {note}")
+
+
+def _why_no_splits(src: Path, tops: list[bytes], loose: bytes | None) -> str:
+    """A sentence for folders that are named as splits are, but do not hold all images; else nothing."""
+    there = [name for name in os.listdir(os.fsencode(src)) if os.path.isdir(os.path.join(os.fsencode(src), name))]
+    named = [escape_name(_text(name)) for name in sorted(there) if name.lower() in SPLIT_NAMES]
+    beside = [loose] if loose is not None else [name for name in tops if name.lower() not in SPLIT_NAMES]
+    if not named or not beside:
+        return ""
+    where = "lies in no sub-folder" if loose is not None else "stands beside them"
+    why = f"{escape_name(_text(beside[0]))!r} {where}"
+    return f" Splits: none, since {why}: if {', '.join(named)} are splits, move it away."
 
 
 def _classes(

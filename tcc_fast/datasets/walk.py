@@ -17,6 +17,8 @@ from pathlib import Path
 from tcc_fast.datasets.reader import Rejected
 
 _CLUTTER = {b"__MACOSX", b"Thumbs.db", b"ehthumbs.db", b"desktop.ini", b"$RECYCLE.BIN"}
+UNREADABLE_FOLDER = "unreadable folder"
+"""Why an entry is rejected of which nobody knows how many images it holds."""
 _BROKEN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -41,7 +43,7 @@ def walk(root: Path, skipped: Counter[str], done: Collection[bytes] = ()) -> Ite
         try:
             names = list_folder(path)
         except OSError as error:
-            return Rejected("unreadable", f"folder, {error.strerror}")
+            return Rejected(UNREADABLE_FOLDER, error.strerror or "")
         stack.append((relative + b"/" if relative else b"", iter(names)))
         return None
 

@@ -108,6 +108,7 @@ class DatasetWriter:
         self.num_rejected = 0
         self.num_passed_over = 0
         self.num_unlabelled = 0
+        self.labels_used: set[int] = set()
         self.totals = Totals()
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
@@ -162,6 +163,7 @@ class DatasetWriter:
         if label is not None:
             self._text(LABELS_FILE).write_row(index, label)
             self.num_unlabelled += label == UNLABELLED
+            self.labels_used.add(label)
         self.totals.add(image)
         self.num_images += 1
         return index

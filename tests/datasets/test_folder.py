@@ -60,8 +60,13 @@ def test_classes_from_sub_folders(tmp_path: Path, png: bytes) -> None:
         (["a/1", "b/2"], "folders", ("a", "b"), "2 classes"),
         (["a/1", "b/2"], "none", None, "as asked"),
         (["a/1", "b/2", "3"], "auto", None, "'3' lies in no sub-folder"),
-        (["train/cat/1", "val/cat/2", "3"], "auto", None, "Splits: none, since '3' lies in no sub-folder."),
-        (["a/1", "a/b/2"], "auto", None, "only 'a' holds images"),
+        (
+            ["train/cat/1", "val/cat/2", "3"],
+            "auto",
+            None,
+            "none, since '3' lies in no sub-folder: if train, val are",
+        ),
+        (["a/1", "a/b/2"], "auto", None, "only 'a' holds images (if there are classes in it: --src "),
         (["a/1", "a/b/2"], "folders", ("a",), "1 classes"),
         (["1"], "auto", None, "'1' lies in no sub-folder"),
     ],
@@ -150,7 +155,7 @@ def test_no_permission(tmp_path: Path, png: bytes) -> None:
         report = convert("folder", tmp_path / "out", src, max_rejected=0.9, workers=1)
     finally:
         (src / "folder").chmod(0o700)
-    assert report.rejected == {"unreadable": 2}
+    assert report.rejected == {"unreadable": 1, "unreadable folder": 1}
 
 
 def test_unreadable_folder(tmp_path: Path, png: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +172,7 @@ def test_unreadable_folder(tmp_path: Path, png: bytes, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "listdir", listdir)
     assert found(open_reader(tmp_path, "auto", Checks())) == {
         "a.png": "",
-        "locked": "unreadable (folder, Permission denied)",
+        "locked": "unreadable folder (Permission denied)",
     }
     with pytest.raises(ValueError, match=r"locked: cannot be read \(Permission denied\)"):
         open_reader(tmp_path / "locked", "none", Checks())
@@ -291,11 +296,43 @@ def test_a_split_without_classes_beside_one_that_has_them(other: str, tmp_path: 
     assert sorted(labels.tolist()) == [-1, -1, 0, 1]
 
 
+def test_a_folder_that_cannot_be_read_is_no_small_matter(
+    tmp_path: Path, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cat/1.png", "dog/1.png", "cow/1.png"):
+        put(tmp_path / "raw" / name, png)
+    real = os.listdir
+
+    def listdir(path: Any = ".") -> list[Any]:
+        if os.fsencode(path).endswith(b"cow"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    report = convert("folder", tmp_path / "set", tmp_path / "raw", max_rejected=0.5, progress=False)
+    assert report.rejected == {"unreadable folder": 1}
+    assert "MISSING: all images of 1 folder that cannot be read (see rejected.csv): make" in report.summary()
+
+
+def test_a_class_without_a_good_image_is_named(tmp_path: Path, png: bytes) -> None:
+    for name in ("cat/1.png", "dog/1.png"):
+        put(tmp_path / "raw" / name, png)
+    put(tmp_path / "raw/cow/1.png", png[: len(png) // 2])
+    report = convert("folder", tmp_path / "set", tmp_path / "raw", max_rejected=0.5, progress=False)
+    assert report.empty_classes == ("cow",)
+    assert "classes without a single good image: cow; K counts them, too, unless model" in report.summary()
+    (tmp_path / "raw/cow/1.png").write_bytes(png)
+    report = convert("folder", tmp_path / "all", tmp_path / "raw", progress=False)
+    assert report.empty_classes == ()
+    assert "good image" not in report.summary()
+
+
 def test_one_other_folder_and_none_is_a_split(tmp_path: Path, png: bytes) -> None:
     for name in ("train/cat/1.png", "test/cat/1.png", "dog/1.png"):
         put(tmp_path / name, png)
     reader = open_reader(tmp_path, "auto", Checks())
-    assert reader.notes == ("Labels: 3 classes, named by sub-folder: dog, test, train.",)
+    splits = "Splits: none, since 'dog' stands beside them: if test, train are splits, move it away."
+    assert reader.notes == (f"Labels: 3 classes, named by sub-folder: dog, test, train. {splits}",)
     assert {item.split for item in reader} == {None}
 
 
