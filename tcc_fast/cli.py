@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,8 @@ from rich.console import Console
 from tcc_fast import __version__
 from tcc_fast.datasets.manifest import Manifest
 from tcc_fast.datasets.reader import READERS
-from tcc_fast.own_pictures import refuse_picture, refuse_pictures
+from tcc_fast.outputs import check_outputs
+from tcc_fast.own_pictures import refuse_pictures
 from tcc_fast.typed_options import TakesSettings
 from tcc_fast.whole_file import write_whole
 
@@ -128,7 +128,7 @@ def train(
 ) -> None:
     """Train TCC on a packed data set."""
     from tcc_fast.datasets.manifest import read_manifest
-    from tcc_fast.distributed import leave, processes
+    from tcc_fast.distributed import decide, leave, processes
     from tcc_fast.plan import plan_run, point_latest_at
     from tcc_fast.train import train as train_run
 
@@ -137,6 +137,7 @@ def train(
     plan = plan_run(config, data, out, resume, overrides or [])
     if seeds is not None and any(setting.partition("=")[0].strip() == "seed" for setting in overrides or []):
         raise ValueError("--seeds and seed= say two things: leave one of them out")
+    manifest = decide(lambda: read_manifest(plan.data)[0])  # now: the folder may be gone when all is done
     if seeds is not None:
         from tcc_fast.seeds import parse_seeds, refuse_a_single_one, train_seeds
 
@@ -148,7 +149,7 @@ def train(
             plan.config, plan.data, plan.run, plan.resume, plan.checkpoint, on_start=lambda: point_latest_at(plan.run)
         )
     if processes().is_main_process:
-        typer.echo(f"done: {done}\n{_what_next(plan.run, read_manifest(plan.data)[0])}")
+        typer.echo(f"done: {done}\n{_what_next(plan.run, manifest)}")
     leave()
 
 
@@ -207,8 +208,8 @@ def evaluate_command(
     from tcc_fast.distributed import leave, processes
     from tcc_fast.evaluation.evaluate import evaluate, write_confusion
     from tcc_fast.evaluation.report import (
+        check_mean,
         course,
-        refuse_without_mean,
         show_course,
         show_evaluation,
         show_summary,
@@ -221,7 +222,7 @@ def evaluate_command(
         raise ValueError("say which run to evaluate: tcc-fast eval --ckpt latest")
     if confusion is not None and len(runs) > 1:
         raise ValueError("--confusion is of one checkpoint: give one --ckpt")
-    _check_outputs(json_file, confusion)
+    check_outputs(json_file, confusion)
     chosen = {
         "kmeans_features": kmeans_features,
         "spectral_features": spectral_features,
@@ -231,7 +232,7 @@ def evaluate_command(
     console = Console(highlight=False)
     of_one_run = are_of_one_run(map(find_checkpoint, runs)) and len(runs) > 1  # refused now, not after all the work
     if len(runs) > 1 and not of_one_run:
-        refuse_without_mean(map(find_checkpoint, runs), given=bool(data or split))
+        check_mean(map(find_checkpoint, runs), given=bool(data or split))
     results = []
     is_main = processes().is_main_process  # several processes share the images; one says what came of it
     for one in runs:
@@ -281,7 +282,7 @@ def assign_command(
     if len(named) != 1:
         raise ValueError("say which run has the clusters, once: tcc-fast assign --ckpt latest --out clusters.csv")
     piped = str(out) == "-"
-    _check_outputs(None if piped else out, features)
+    check_outputs(None if piped else out, features)
     results = {"--out": out, "--features": features, "--sheets": sheets, "--sort": sort}
     places = [place.absolute() for place in results.values() if place is not None]
     if len(set(places)) < len(places):
@@ -324,7 +325,7 @@ def bench_pipelines(
     from tcc_fast.bench.show import end_saying, say_on_stderr, show_comparison
 
     check_options(rounds, seconds)
-    _check_outputs(json_file, plot)
+    check_outputs(json_file, plot)
     if plot is not None and plot.suffix != ".svg":
         raise ValueError(f"--plot {plot}: it draws SVG, so the name must end in .svg")
     names = PIPELINES if only is None else tuple(name.strip() for name in only.split(","))
@@ -368,7 +369,7 @@ def bench_step_command(
     from tcc_fast.bench.stepping import StepTask
 
     check_options(rounds, seconds)
-    _check_outputs(json_file)
+    check_outputs(json_file)
 
     from tcc_fast.compiling import compile_mode
     from tcc_fast.datasets import open_dataset
@@ -388,16 +389,3 @@ def bench_step_command(
     show_step(result, Console(highlight=False))
     if json_file is not None:
         write_whole(json_file, json.dumps(result, indent=1) + "\n")
-
-
-def _check_outputs(*files: Path | None) -> None:
-    """Check that outputs can be written, and are no pictures: said now, not after minutes of work."""
-    for file in filter(None, files):
-        if not file.absolute().parent.is_dir():
-            raise ValueError(f"{file}: the folder {file.parent} does not exist; make it first")
-        if file.is_dir():
-            raise ValueError(f"{file}: is a folder; name a file to write")
-        refuse_picture(file)
-        in_place = file.exists() and not file.is_file()  # a pipe, as `write_whole` writes it
-        if not os.access(file if in_place else file.resolve().parent, os.W_OK):
-            raise ValueError(f"{file}: cannot be written there; name another place")

@@ -25,10 +25,13 @@ def refuse_picture(file: Path) -> None:
 
 
 def refuse_pictures(option: str, folder: Path, but: str = "(?!)") -> None:
-    """Raise `ValueError` if a folder for results holds images already, ``but`` those whose names match all of it."""
+    """Raise `ValueError` if a folder for results holds images already, at once or in a sub-folder (of classes, say),
+    ``but`` those whose names match all of it."""
     if not folder.is_dir():
         return
-    with os.scandir(folder) as entries:
-        for entry in itertools.islice(entries, LOOKED_AT):
-            if not re.fullmatch(but, entry.name) and is_picture(Path(entry.path)):
-                raise ValueError(f"{option} {folder}: holds other pictures ({entry.name!r}); name another folder")
+    folders = (entry for entry in itertools.islice(folder.iterdir(), LOOKED_AT) if entry.is_dir())
+    for place in itertools.chain([folder], (entry for entry in folders if os.access(entry, os.R_OK | os.X_OK))):
+        for file in itertools.islice(place.iterdir(), LOOKED_AT):
+            if not re.fullmatch(but, file.name) and is_picture(file):
+                name = str(file.relative_to(folder))
+                raise ValueError(f"{option} {folder}: holds other pictures ({name!r}); name another folder")

@@ -13,7 +13,7 @@ from tcc_fast.advice import advice
 from tcc_fast.display import Display, duration
 from tcc_fast.distributed import decide
 from tcc_fast.metrics_file import MetricsFile
-from tcc_fast.runs.run_files import CONFIG_FILE, write_run_files
+from tcc_fast.runs.run_files import CONFIG_FILE, METRICS_FILE, write_run_files
 from tcc_fast.session import Session
 from tcc_fast.telemetry import CollapseAlarm, LossLog
 
@@ -48,7 +48,7 @@ class Reporter:
         try:
             if session.step < session.total_steps or not (self.run / CONFIG_FILE).exists():  # else nothing is trained
                 write_run_files(self.run, session.config, session.dataset.path)
-            self.metrics = MetricsFile(self.run / "metrics.jsonl", session.step)
+            self.metrics = MetricsFile(self.run / METRICS_FILE, session.step)
         except OSError as error:
             raise ValueError(f"{self.run} cannot be written ({error.strerror}): make room, or choose another") from None
 
@@ -82,6 +82,11 @@ class Reporter:
         self._compiling = self.session.compiled and self.session.step < self.session.total_steps
         if self._compiling:
             self.say("compiling the step: minutes for a large network, once for each phase of a run")
+
+    @property
+    def compiling(self) -> bool:
+        """Whether the next step is to be compiled."""
+        return self._compiling
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:

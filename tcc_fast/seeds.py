@@ -19,7 +19,7 @@ from tcc_fast.evaluation.label_free import describe_scores
 from tcc_fast.plan import Plan, point_latest_at
 from tcc_fast.runs.checkpoint_folder import BEST, list_checkpoints, point_link
 from tcc_fast.runs.preemption import Preempted
-from tcc_fast.runs.run_files import CONFIG_FILE
+from tcc_fast.runs.run_files import CONFIG_FILE, METRICS_FILE
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.runs.same_run import check_same_data, differing_settings
 from tcc_fast.runs.seeds_folder import how_to_continue_seeds
@@ -120,7 +120,7 @@ def train_seeds(plan: Plan, seeds: Iterable[int], say: Callable[[str], None] = p
 
 def _check_folder(plan: Plan) -> None:
     """Check that seeds, which are compared, are of the same settings and images, and in a folder of their own."""
-    if list_checkpoints(plan.run) or (plan.run / "metrics.jsonl").exists():
+    if list_checkpoints(plan.run) or (plan.run / METRICS_FILE).exists():
         raise ValueError(f"{plan.run} holds a single run, not several seeds: choose another --out")
     dataset = open_dataset(plan.data)
     for folder in sorted(plan.run.glob("seed-*")):

@@ -6,6 +6,7 @@ Places where the host waits for the device are marked "sync".
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from tcc_fast.method.optim import learning_rate, set_learning_rate
 from tcc_fast.reporter import Reporter
 from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, list_checkpoints
 from tcc_fast.runs.preemption import Preemption
-from tcc_fast.runs.run_files import CONFIG_FILE
+from tcc_fast.runs.run_files import CONFIG_FILE, METRICS_FILE
 from tcc_fast.runs.run_lock import RunLock
 from tcc_fast.runs.run_state import RunState, read_state
 from tcc_fast.runs.seeds_folder import refuse_seeds
@@ -29,8 +30,8 @@ Resume = Literal["no", "must", "auto"]
 
 def train(
     config: Config,
-    data: Path,
-    run: Path,
+    data: str | Path,
+    run: str | Path,
     resume: Resume = "no",
     checkpoint: Path | None = None,
     on_start: Callable[[], None] = lambda: None,
@@ -57,6 +58,7 @@ def train(
         ValueError: something the user can mend; says what to do.
         Preempted: SIGTERM, SIGHUP or Ctrl-C came; a checkpoint of that moment is there.
     """
+    data, run = Path(data), Path(run)
     processes()  # from here on, several of them know of each other
     with RunLock(run):
         checkpoint = decide(lambda: checkpoint or _checkpoint_to_resume(run, resume))
@@ -116,7 +118,7 @@ def _loop(session: Session, run: Path, reporter: Reporter, preemption: Preemptio
                 reporter.expect_compiling()
             lr = learning_rate(config.optim, session.step, session.total_steps)
             set_learning_rate(session.optimizer, lr)
-            with reporter.timed():
+            with reporter.timed(), preemption.shielded() if reporter.compiling else nullcontext():
                 reporter.add_no_sync(training_step(batch, session.step))
             session.step += 1
             if session.step % config.train.log_every == 0:
@@ -142,7 +144,7 @@ def _checkpoint_to_resume(run: Path, resume: Resume) -> Path | None:
         return find_checkpoint(run)
     if resume == "auto":
         return found[-1] if found else None
-    if found or (run / "metrics.jsonl").exists():
+    if found or (run / METRICS_FILE).exists():
         raise ValueError(f"{run} already holds a run: continue it with --resume auto, or choose another --out")
     if (run / CONFIG_FILE).exists():
         raise ValueError(f"{run / CONFIG_FILE} would be overwritten: choose another --out")

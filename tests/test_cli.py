@@ -92,6 +92,15 @@ def test_a_run_goes_on_with_the_data_set_it_was_last_continued_with(
     assert "runs/one/checkpoints/step-000000007 at step 7 of 14" in type_in("train", *resume)
 
 
+def test_a_training_is_done_whatever_became_of_its_images(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object, **__: object) -> Path:
+        (home / "data" / "digits").unlink()
+        return Path("runs/one/checkpoints/step-000000007")
+
+    monkeypatch.setattr("tcc_fast.train.train", train)
+    assert "done: runs/one/checkpoints/step-000000007" in type_in("train", *SETTINGS, "--out", "runs/one")
+
+
 def test_a_run_whose_folder_was_hardly_made_begins_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the first files of its folder."""
 

@@ -36,3 +36,14 @@ def test_sheets_of_before_are_no_pictures_of_the_users(tmp_path: Path) -> None:
     Image.new("L", (4, 3)).save(tmp_path / "cluster-0.png.jpg")
     with pytest.raises(ValueError, match=r"--sheets .* holds other pictures \('cluster-0\.png\.jpg'\)"):
         refuse_pictures("--sheets", tmp_path, but=r"cluster-\d+\.png")
+
+
+def test_folders_of_classes_hold_pictures_too(tmp_path: Path) -> None:
+    """And `convert` would find there what is put beside them."""
+    for folder in ("earlier", "cats"):
+        (tmp_path / folder).mkdir()
+    Image.new("L", (4, 3)).save(tmp_path / "earlier" / "cluster-0.png")
+    refuse_pictures("--sheets", tmp_path, but=r"cluster-\d+\.png")
+    Image.new("L", (4, 3)).save(tmp_path / "cats" / "a.png")
+    with pytest.raises(ValueError, match=r"--sheets .* holds other pictures \('cats/a\.png'\)"):
+        refuse_pictures("--sheets", tmp_path, but=r"cluster-\d+\.png")

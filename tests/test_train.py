@@ -8,6 +8,9 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -113,8 +116,8 @@ def test_a_run_that_was_cut_off_and_resumed_equals_an_uninterrupted_one(
 def test_a_run_begins_with_advice_on_a_queue_larger_than_the_data_set(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["train.epochs=1", "start.method=none"]
-    train(load_config("digits", [*TINY, *options]), digits, tmp_path / "suited")
+    options = ["train.epochs=1", "start.method=none", "optim.warmup_steps=1"]
+    train(load_config("digits", [*TINY, *options]), str(digits), str(tmp_path / "suited"))
     assert "warning" not in capsys.readouterr().out
     train(load_config("digits", [*TINY, *options, "queue.instance_length=4096"]), digits, tmp_path / "long")
     assert "warning: queue.instance_length is 4,096" in capsys.readouterr().out
@@ -422,6 +425,24 @@ def test_a_second_ctrl_c_interrupts_at_once_unless_it_is_an_echo(monkeypatch: py
         now[0] += 1.5
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_compilers_at_work_are_not_told_to_stop_and_the_run_is(number: signal.Signals) -> None:
+    ask = f"import signal; print(signal.{number.name} in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+    def is_deaf() -> bool:
+        return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout == "True\n"
+
+    with Preemption(torch.device("cpu"), 1) as preemption:
+        with preemption.shielded():
+            assert is_deaf()
+            os.kill(os.getpid(), number)
+            deadline = time.monotonic() + 60
+            while preemption.by is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert preemption.agreed(1)
+        assert not is_deaf()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -265,9 +265,11 @@ def _pixels(dataset: Dataset, indices: list[int], image_size: int) -> np.ndarray
 
 def _linear_probe(features: np.ndarray, labels: np.ndarray, threads: int | None) -> float:
     present = np.bincount(labels)
-    if (present > 0).sum() < 2 or present[present > 0].min() < PROBE_FOLDS:
+    present = present[present > 0]
+    if len(present) < 2 or (few := int((present < PROBE_FOLDS).sum())):
+        lacking = f"{few} of {len(present)} have fewer" if len(present) > 1 else "there is one"
         raise ValueError(
-            f"--linear-probe needs two classes or more with {PROBE_FOLDS} images or more each: leave it out"
+            f"--linear-probe needs two classes, and {PROBE_FOLDS} images of each, but {lacking}: leave it out"
         )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with threadpool_limits(threads):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from tcc_fast.evaluation.evaluate import Evaluation
 from tcc_fast.evaluation.label_free import describe_scores
 from tcc_fast.evaluation.metrics import Scores
 from tcc_fast.evaluation.paper import RESULTS, Published
+from tcc_fast.notice import Notice
 from tcc_fast.runs.checkpoint_folder import are_of_one_run
 from tcc_fast.runs.run_state import read_state
+from tcc_fast.runs.same_run import differing_settings
 
 METRICS = ("acc", "nmi", "ari")
 BASELINE_NAMES = {
@@ -132,14 +136,22 @@ DIFFERENT_IMAGES = "these checkpoints are of different images: give --data to us
 DIFFERENT_K = "these checkpoints have different numbers of clusters ({}), which have no mean: evaluate each K by itself"
 
 
-def refuse_without_mean(checkpoints: Iterable[Path], given: bool) -> None:
-    """Raise `ValueError`, before any work, if runs have no mean in common: of different K or, unless one data set or
-    split is ``given`` for all, trained on different images."""
+def check_mean(checkpoints: Iterable[Path], given: bool) -> None:
+    """See, before any work, whether a mean of runs says anything; warns if they differ in settings.
+
+    Raises:
+        ValueError: they have different K or, unless one data set or split is ``given``, were trained on other images.
+    """
     states = [read_state(checkpoint) for checkpoint in checkpoints]
     images = {(one.dataset["name"], one.dataset["num_images"], one.config.data.split) for one in states}
     if len(images) > 1 and not given:
         raise ValueError(DIFFERENT_IMAGES)
     refuse_different_k(one.config.model.num_clusters for one in states)
+    changes = (differing_settings(states[0].config, one.config) for one in states[1:])
+    if differing := sorted(set(itertools.chain(*changes)) - {"seed"}):
+        warnings.warn(
+            f"these runs differ in {', '.join(differing)}: their mean is of no one setting", Notice, stacklevel=2
+        )
 
 
 def refuse_different_k(numbers: Iterable[int | None]) -> None:
@@ -178,9 +190,9 @@ def show_summary(results: list[Evaluation], console: Console) -> None:
     table = Table(f"{len(results)} checkpoints", "ACC", "NMI", "ARI")
     table.add_row("mean", *(f"{100 * summary[name]:.1f}" for name in METRICS))
     table.add_row("standard deviation", *(f"{100 * summary[f'{name}_std']:.1f}" for name in METRICS))
-    for result in results:
+    for name, result in zip(_names(results), results, strict=True):
         assert result.scores is not None
-        table.add_row(f"seed {result.seed}", *_percent(result.scores))
+        table.add_row(name, *_percent(result.scores))
     known = RESULTS.get(results[0].dataset)
     if known and known.tcc:
         table.add_row("paper: TCC", *_figures(known.tcc))
@@ -189,6 +201,12 @@ def show_summary(results: list[Evaluation], console: Console) -> None:
     console.print(f"mean and sample standard deviation over {len(results)} runs")
     if partly := _partly(results[0]):
         console.print(partly)
+
+
+def _names(results: list[Evaluation]) -> list[str]:
+    """What tells runs apart: their seeds, or else their folders."""
+    seeds = [f"seed {result.seed}" for result in results]
+    return seeds if len(set(seeds)) == len(seeds) else [str(result.checkpoint.parent.parent) for result in results]
 
 
 def course(results: list[Evaluation]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,26 @@ class Preemption:
             self.by, self._since = NAMES[signal.Signals(number)], time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._since > ECHO:
             raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """A context whose child processes, as compilers at work, hear none of it, though a terminal tells all.
+
+        They inherit what this thread blocks; another thread listens meanwhile, so that this one is told as ever.
+        """
+        if not self._before:
+            yield
+            return
+        over = threading.Event()
+        listener = threading.Thread(target=over.wait, name="signal-listener")
+        listener.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            over.set()
+            listener.join()
 
     def stopped(self, checkpoint: Path) -> Preempted:
         """The exception to raise when a checkpoint is written."""

@@ -13,6 +13,7 @@ from tcc_fast.whole_file import write_whole
 
 CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.json"
+METRICS_FILE = "metrics.jsonl"
 
 
 def write_run_files(run: Path, config: Config, data: Path) -> None:

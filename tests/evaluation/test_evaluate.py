@@ -28,9 +28,10 @@ from tcc_fast.evaluation.embed import embed
 from tcc_fast.evaluation.evaluate import evaluate, write_confusion
 from tcc_fast.evaluation.label_free import label_free_scores
 from tcc_fast.evaluation.metrics import score
-from tcc_fast.evaluation.report import course, show_course, show_evaluation, summarise_runs
+from tcc_fast.evaluation.report import check_mean, course, show_course, show_evaluation, show_summary, summarise_runs
 from tcc_fast.evaluation.trained import Trained, open_trained
 from tcc_fast.method.start import spectral_centres
+from tcc_fast.notice import Notice
 from tcc_fast.runs.checkpoint import load_model
 from tcc_fast.runs.checkpoint_folder import find_checkpoint
 from tcc_fast.runs.run_state import read_state
@@ -388,6 +389,36 @@ def test_other_images_are_normalised_as_those_trained_on(run: Path, tmp_path: Pa
     views = torch.stack([(torch.full((3, 8, 8), number / 255) - mean) / std for number in range(12)])
     with torch.no_grad():
         torch.testing.assert_close(trained.embed()[0], trained.model.features(views), rtol=1e-4, atol=1e-4)
+
+
+def test_a_linear_probe_says_of_how_many_classes_it_lacks_images() -> None:
+    features, labels = np.zeros((16, 2), dtype=np.float32), np.repeat([0, 2, 3, 7], [6, 6, 3, 1])
+    with pytest.raises(ValueError, match=r"and 5 images of each, but 2 of 4 have fewer: leave it out"):
+        evaluating._linear_probe(features, labels, None)
+    with pytest.raises(ValueError, match="but there is one: leave it out"):
+        evaluating._linear_probe(features, np.zeros(16, dtype=np.int64), None)
+
+
+def test_runs_of_one_seed_are_told_apart_by_their_folders(run: Path) -> None:
+    one = evaluate(run, baselines=())
+    other = replace(one, checkpoint=Path("runs/two/checkpoints/step-000000007"))
+    stream = io.StringIO()
+    show_summary([one, other], Console(file=stream, width=200))
+    assert "runs/two" in stream.getvalue()
+    assert "seed" not in stream.getvalue()
+    stream = io.StringIO()
+    show_summary([one, replace(other, seed=1)], Console(file=stream, width=200))
+    assert "seed 1" in stream.getvalue()
+
+
+def test_runs_of_different_settings_are_named_before_they_are_averaged(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "other", symlinks=True)
+    file = find_checkpoint(tmp_path / "other") / "state.json"
+    content = json.loads(file.read_text())
+    content["config"]["loss"]["alpha"], content["config"]["seed"] = 0.25, 5
+    file.write_text(json.dumps(content))
+    with pytest.warns(Notice, match=r"these runs differ in loss\.alpha: their mean is of no one setting"):
+        check_mean([find_checkpoint(run), file.parent], given=False)
 
 
 def test_a_linear_probe_is_scored_on_what_it_has_not_seen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
