@@ -11,6 +11,8 @@ from tcc_fast.settings import Config, ModelConfig
 
 LARGEST_SHARE = 0.6
 """J / n up to which no advice is given: the built-in configs have 57 % (digits) and less."""
+LONGEST_WARMUP = 0.25
+"""Share of the steps in which the learning rate may rise without a word. Ours."""
 FEW_A_CLUSTER = 5
 """Images of a cluster in a batch, on average; with fewer, more are advised. Ours, not measured."""
 
@@ -25,6 +27,7 @@ def advice(config: Config, dataset: Dataset, device: torch.device) -> list[str]:
         size_advice(dataset.manifest.geometry.short_side, image_size),
         backbone_advice(config.model, device),
         batch_advice(config, config.model.num_clusters, num_images),
+        warmup_advice(config, num_images // config.train.batch_size * config.train.epochs),
     )
     return [sentence for sentence in found if sentence]
 
@@ -93,6 +96,18 @@ def batch_advice(config: Config, num_clusters: int, num_images: int) -> str | No
         f"a batch of {config.train.batch_size} shows {config.train.batch_size / num_clusters:.1f} images of each of "
         f"{num_clusters} clusters on average, of which their representations (4) are made: {FEW_A_CLUSTER} or more "
         f"would be better, {larger}fewer clusters"
+    )
+
+
+def warmup_advice(config: Config, total_steps: int) -> str | None:
+    """A sentence for a learning rate that rises for more than a quarter of the run, or None."""
+    warmup = config.optim.warmup_steps
+    if warmup <= LONGEST_WARMUP * total_steps:
+        return None
+    rises = "all the time and never gets there" if warmup >= total_steps else f"for {warmup:,} of {total_steps:,} steps"
+    return (
+        f"the learning rate rises to optim.lr={config.optim.lr:g} {rises}: train for more epochs, or set "
+        f"optim.warmup_steps={max(1, round(total_steps / 20))}"
     )
 
 

@@ -15,6 +15,7 @@ from tcc_fast.advice import (
     queue_advice,
     size_advice,
     stem_advice,
+    warmup_advice,
 )
 from tcc_fast.config import built_in_names, load_config
 from tcc_fast.evaluation.paper import RESULTS
@@ -133,6 +134,20 @@ def test_a_batch_that_suits_its_clusters_is_not_spoken_of() -> None:
     few = str(batch_advice(recipe("digits", "train.batch_size=40"), 10, 49))
     assert "train.batch_size=" not in few
     assert few.endswith("better, as by fewer clusters")
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [
+        (200, None),
+        (199, "for 50 of 199 steps: train for more epochs, or set optim.warmup_steps=10"),
+        (50, "all the time and never gets there: train for more epochs, or set optim.warmup_steps=2"),
+        (1, "or set optim.warmup_steps=1"),
+    ],
+)
+def test_a_learning_rate_that_rises_too_long_is_named(total: int, said: str | None) -> None:
+    found = warmup_advice(recipe("digits", "optim.warmup_steps=50"), total)
+    assert (found is None) if said is None else str(found).endswith(said)
 
 
 @pytest.mark.parametrize("name", built_in_names())

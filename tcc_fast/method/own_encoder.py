@@ -77,8 +77,8 @@ def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> N
     """Run an encoder once as it will be run, in evaluation mode.
 
     Raises:
-        ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d), or has a tensor under two names,
-            of which a checkpoint in safetensors knows one.
+        ValueError: it cannot take (2, 3, S, S), or returns something else than (2, d), or has nothing to train, or a
+            tensor under two names, of which a checkpoint in safetensors knows one.
     """
     training = encoder.training
     views = torch.zeros(2, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
@@ -97,6 +97,10 @@ def check_encoder(encoder: nn.Module, config: ModelConfig, image_size: int) -> N
         raise ValueError(
             f"model.backbone={config.backbone} makes {found} of views {tuple(views.shape)}, but must make {wanted}, "
             "f of each: end it with pooling and a linear layer of feature_dim outputs"
+        )
+    if not any(parameter.requires_grad for parameter in encoder.parameters()):
+        raise ValueError(
+            f"model.backbone={config.backbone} has no parameter that is trained: let some require gradients"
         )
     names: dict[int, str] = {}
     for name, tensor in encoder.state_dict().items():

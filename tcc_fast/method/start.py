@@ -86,9 +86,12 @@ def spectral_centres(
     )
     points, n = graph.points, len(graph.points)
     if n <= num_clusters:
-        return _kmeans_instead(f"no more than {n} differ", features, num_clusters, restarts, seed)
+        alike = f"many images are alike: no more than {n} differ"
+        few = alike if n < len(features) else "there are no more images than clusters"
+        return _kmeans_instead(few, features, num_clusters, restarts, seed)
     if copies and graph.small_components >= num_clusters:
-        torn = f"the graph of their neighbours falls into {graph.small_components} parts of a few images each"
+        parts = f"{graph.small_components} parts of a few images each"
+        torn = f"many images are alike: the graph of their neighbours falls into {parts}"
         return _kmeans_instead(torn, features, num_clusters, restarts, seed)
     degrees = np.asarray(graph.adjacency.sum(axis=1)).ravel()
     weak = WEAK_EDGES * degrees.mean()
@@ -104,13 +107,13 @@ def spectral_centres(
     _, vectors = eigsh(LinearOperator((n, n), matvec=walk, dtype=np.float64), k=count, which="LA", tol=1e-6, v0=begin)
     cluster = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(normalize(vectors)).labels_
     if (found := len(np.unique(cluster))) < num_clusters:
-        few = f"the graph of their neighbours has {found} clusters only"
+        few = f"many images are alike: the graph of their neighbours has {found} clusters only"
         return _kmeans_instead(few, features, num_clusters, restarts, seed)
     return torch.from_numpy(np.stack([points[cluster == k].mean(axis=0) for k in range(num_clusters)])).float()
 
 
 def _kmeans_instead(why: str, features: Tensor, num_clusters: int, restarts: int, seed: int) -> Tensor:
-    warnings.warn(f"many images are alike: {why}, so the prototypes start from a k-means", Notice, stacklevel=3)
+    warnings.warn(f"{why}, so the prototypes start from a k-means", Notice, stacklevel=3)
     return kmeans_centres(features, num_clusters, restarts, seed)
 
 

@@ -77,7 +77,7 @@ def save_checkpoint(run: Path, state: RunState, training: Training, keep: int, l
             shutil.rmtree(partial, ignore_errors=True)
         raise ValueError(
             f"{parent}: step {state.step} could not be written ({failure}); earlier checkpoints are "
-            "untouched. Make room, or make the folder writable, and continue with --resume"
+            f"untouched. Make room, or make the folder writable, and continue with --resume auto --out {run}"
         ) from failure
     if main:
         try:
@@ -203,4 +203,11 @@ def _load_module(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(_load(path))
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model of its config: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} does not fit the model of its config: {what_does_not_fit(error)}") from None
+
+
+def what_does_not_fit(error: RuntimeError) -> str:
+    """What torch says of weights for another network, which would be a line for each tensor, in one."""
+    _, first, *more = str(error).splitlines()
+    others = f", and {len(more)} more such" if more else ""
+    return f"{first.strip()}{others}; is the code of its encoder (model.backbone) still as it was?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tcc_fast.method.model import TCC
-from tcc_fast.runs.checkpoint import load_weights
+from tcc_fast.runs.checkpoint import load_weights, what_does_not_fit
 from tcc_fast.runs.checkpoint_folder import find_checkpoint, path_of
 from tcc_fast.runs.run_state import read_state
 
@@ -47,6 +47,6 @@ def take_weights(model: TCC, checkpoint: Path) -> str:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # the code of an encoder of the user's has changed
-        raise ValueError(f"train.init: {checkpoint} does not fit: {' '.join(str(error).split())}") from None
+        raise ValueError(f"train.init: {checkpoint} does not fit: {what_does_not_fit(error)}") from None
     rest = "" if same else f", but for its {there.num_clusters} prototypes"
     return f"first weights: {checkpoint}{rest}"

@@ -84,5 +84,7 @@ def read_state(checkpoint: Path) -> RunState:
             precision=content["precision"],
             loss_scale=content["loss_scale"],
         )
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ValueError(f"{error.filename or path} cannot be read ({error.strerror}): see to it") from None
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None

@@ -57,6 +57,9 @@ def tied(feature_dim):
     other.weight = one.weight
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), one, other, nn.Linear(3, feature_dim))
 
+def frozen(feature_dim):
+    return encoder(feature_dim).requires_grad_(False)
+
 def shared(feature_dim):
     norm = nn.BatchNorm1d(3, affine=False)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, norm, nn.Linear(3, feature_dim))
@@ -129,6 +132,7 @@ def test_what_cannot_be_made_is_explained(backbone: str, complaint: str) -> None
         ("flat", 12, r"cannot take views of data\.image_size=12, .*mat1 and mat2"),
         ("of_two", 8, r"makes tuple of views"),
         ("viewing", 8, r"cannot take views of data\.image_size=8, .*Use \.reshape"),
+        ("frozen", 8, "has no parameter that is trained: let some require gradients"),
         ("tied", 8, r"2\.weight and 3\.weight are one tensor, which a checkpoint cannot hold"),
         ("shared", 8, r"2\.running_mean and 3\.running_mean are one tensor"),
     ],

@@ -103,6 +103,15 @@ def test_a_flipped_bit_is_found_and_the_file_named(copy: Path, name: str) -> Non
         read_state(copy)
 
 
+def test_of_files_that_cannot_be_read_the_right_one_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("tcc_fast.runs.run_state.sha256_of", refuse)
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read \(Permission denied\)"):
+        read_state(copy)
+
+
 def test_a_truncated_file_a_missing_file_and_a_broken_state_are_named(copy: Path) -> None:
     file = copy / "twin.safetensors"
     file.write_bytes(file.read_bytes()[:100])
