@@ -26,6 +26,8 @@ from tcc_fast.datasets.walk import UNREADABLE_FOLDER
 from tcc_fast.datasets.writer import DEFAULT_SHARD_BYTES, DatasetWriter
 
 FORMATS = ("tar", "beton", "files")
+MANY_DARK = 0.1
+"""From this share on, nearly black images are spoken of."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class ConversionReport:
         num_unlabelled: images that have no label, where others have one.
         empty_classes: names of classes that have no image.
         num_copies: images that are, as stored, the same bytes as an earlier one.
+        num_dark: images that are nearly black.
         seconds: wall time.
     """
 
@@ -64,6 +67,7 @@ class ConversionReport:
     num_unlabelled: int
     empty_classes: tuple[str, ...]
     num_copies: int
+    num_dark: int
     seconds: float
 
     @property
@@ -96,6 +100,10 @@ class ConversionReport:
             lines.append(f"classes whose names differ in case only: {', '.join(alike)}; rename folders if they are one")
         if self.num_copies:
             lines.append(f"copies: {self.num_copies} of the images are the same as an earlier one, byte by byte")
+        if self.num_dark > MANY_DARK * self.num_images:
+            lines.append(
+                f"nearly black: {self.num_dark} of the images; if files use 12 of 16 bits, stretch these first"
+            )
         if self.num_cropped:
             lines.append(f"cropped {self.num_cropped} to {MAX_ASPECT}:1 at the centre (--short-side 0 keeps all)")
         if self.rejected:
@@ -236,6 +244,7 @@ def convert(
             name for label, name in enumerate(manifest.class_names or ()) if label not in writer.labels_used
         ),
         num_copies=writer.totals.num_copies,
+        num_dark=writer.totals.num_dark,
         seconds=time.monotonic() - started,
     )
 

@@ -7,6 +7,9 @@ import math
 
 from tcc_fast.datasets.encode import Stored
 
+DARK = 8
+"""Levels of 255: what uses the lower twelve of sixteen bits, of which the upper eight are kept, is below on average."""
+
 
 class Totals:
     """Sums over the images given to `add`.
@@ -17,6 +20,7 @@ class Totals:
         num_encoded: how many were encoded anew as JPEG.
         num_cropped: how many were too long to be stored whole.
         num_copies: how many are, as stored, the same bytes as one before.
+        num_dark: how many are nearly black, with a mean below `DARK`.
     """
 
     def __init__(self) -> None:
@@ -25,6 +29,7 @@ class Totals:
         self.num_encoded = 0
         self.num_cropped = 0
         self.num_copies = 0
+        self.num_dark = 0
         self._digests: set[bytes] = set()
         self._pixels = 0
         self._sums, self._squares = [0, 0, 0], [0, 0, 0]
@@ -44,6 +49,7 @@ class Totals:
         self.num_cropped += image.cropped
         digest = hashlib.blake2b(image.data, digest_size=8).digest()
         self.num_copies += digest in self._digests
+        self.num_dark += sum(image.sums) < 3 * DARK * pixels
         self._digests.add(digest)
         if image.encoded:
             self.num_encoded += 1

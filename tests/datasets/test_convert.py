@@ -107,6 +107,17 @@ def test_report_says_how_many_are_copies(tmp_path: Path, encode: Any, photo: Any
     assert "copies: 1 of the images are the same as an earlier one, byte by byte" in report.summary()
 
 
+@pytest.mark.parametrize(("bits", "dark"), [(11, True), (12, True), (14, False), (16, False)])
+def test_report_says_of_sixteen_bits_that_are_not_used(bits: int, dark: bool, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for index in range(3):
+        levels = np.random.default_rng(index).integers(0, 2**bits, (20, 24)).astype(np.uint16)
+        Image.fromarray(levels).save(tmp_path / "raw" / f"{index}.tif")
+    report = convert("folder", tmp_path / "set", tmp_path / "raw", progress=False)
+    assert report.num_dark == (3 if dark else 0)
+    assert ("nearly black: 3 of the images; if files use 12 of 16 bits" in report.summary()) == dark
+
+
 def test_report_names_classes_that_differ_in_case_only(tmp_path: Path, encode: Any, photo: Any) -> None:
     """One folder in `train`, the other in `val`: two classes, where its user means one."""
     for name in ("train/cat", "train/Dog", "val/Cat", "val/Dog"):
