@@ -128,6 +128,9 @@ def _pixels(image: Source, place: int, reduce_to: int) -> np.ndarray[Any, np.dty
     if isinstance(image, Image.Image):
         found = as_decoded(image)
     else:
+        if not isinstance(image, str | Path | bytes):
+            kind = type(image).__name__
+            raise ValueError(f"{name} is a {kind}: give a path, bytes, an image of Pillow's or an array of numpy's")
         if not isinstance(image, bytes):
             name, image = str(image), Path(image).read_bytes()
         decoded = decode_image(image, reduce_to=reduce_to)

@@ -113,6 +113,7 @@ def test_opened_images_are_turned_and_flattened_as_files_are(predictor: Predicto
     [
         (np.zeros((4, 4), dtype=np.float32), r"image 1 is float32 of shape \(4, 4\), not uint8"),
         (np.zeros((3, 4, 4), dtype=np.uint8), r"image 1 is uint8 of shape \(3, 4, 4\), not uint8 \(H, W\)"),
+        (torch.zeros(3, 4, 4), "image 1 is a Tensor: give a path, bytes"),
         (np.zeros((0, 4, 3), dtype=np.uint8), r"image 1 is uint8 of shape \(0, 4, 3\)"),
         (b"hello", "image 1: not an image"),
         (Image.new("F", (4, 4)), r"image 1: unsupported pixel type \(F\)"),
