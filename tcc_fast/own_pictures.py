@@ -10,7 +10,7 @@ from pathlib import Path
 from tcc_fast.datasets.sniff import is_image_file
 
 LOOKED_AT = 1000
-"""Files of a folder that are looked at."""
+"""Files of a folder that are looked at, and of all its sub-folders together."""
 
 
 def is_picture(file: Path) -> bool:
@@ -29,9 +29,10 @@ def refuse_pictures(option: str, folder: Path, but: str = "(?!)") -> None:
     ``but`` those whose names match all of it."""
     if not folder.is_dir():
         return
-    folders = (entry for entry in itertools.islice(folder.iterdir(), LOOKED_AT) if entry.is_dir())
-    for place in itertools.chain([folder], (entry for entry in folders if os.access(entry, os.R_OK | os.X_OK))):
-        for file in itertools.islice(place.iterdir(), LOOKED_AT):
-            if not re.fullmatch(but, file.name) and is_picture(file):
-                name = str(file.relative_to(folder))
-                raise ValueError(f"{option} {folder}: holds other pictures ({name!r}); name another folder")
+    entries = list(itertools.islice(folder.iterdir(), LOOKED_AT))
+    sub_folders = (entry for entry in entries if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK))
+    inside = itertools.chain.from_iterable(sub_folder.iterdir() for sub_folder in sub_folders)
+    for file in itertools.chain(entries, itertools.islice(inside, LOOKED_AT)):
+        if not re.fullmatch(but, file.name) and is_picture(file):
+            name = str(file.relative_to(folder))
+            raise ValueError(f"{option} {folder}: holds other pictures ({name!r}); name another folder")

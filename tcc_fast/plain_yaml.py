@@ -25,6 +25,8 @@ class PlainLoader(yaml.SafeLoader):
         """The entries of one place, which is the whole file or a section."""
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # which SafeLoader refuses
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"{key.value!r} stands there twice: put both together", problem_mark=key.start_mark

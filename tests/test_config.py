@@ -160,6 +160,13 @@ def test_what_stands_in_a_file_twice_is_refused(text: str, tmp_path: Path) -> No
         load_config(str(file))
 
 
+def test_a_key_that_is_no_name_is_no_traceback(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{{epochs}}: 3\n")  # a template that nothing was put into
+    with pytest.raises(ValueError, match=r"mine.yaml is not valid YAML: .*unhashable key"):
+        load_config(str(file))
+
+
 def test_an_empty_section_holds_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n")

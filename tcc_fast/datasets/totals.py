@@ -8,7 +8,7 @@ import math
 from tcc_fast.datasets.encode import Stored
 
 DARK = 8
-"""Levels of 255: what uses the lower twelve of sixteen bits, of which the upper eight are kept, is below on average."""
+"""Levels of 255; of twelve bits in sixteen, of which the upper eight are kept, 0 to 15 remain."""
 
 
 class Totals:

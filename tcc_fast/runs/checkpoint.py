@@ -208,6 +208,7 @@ def _load_module(module: nn.Module, path: Path) -> None:
 
 def what_does_not_fit(error: RuntimeError) -> str:
     """What torch says of weights for another network, which would be a line for each tensor, in one."""
-    _, first, *more = str(error).splitlines()
+    title, *lines = str(error).splitlines()
+    first, *more = lines or [title]
     others = f", and {len(more)} more such" if more else ""
     return f"{first.strip()}{others}; is the code of its encoder (model.backbone) still as it was?"

@@ -85,6 +85,8 @@ def read_state(checkpoint: Path) -> RunState:
             loss_scale=content["loss_scale"],
         )
     except OSError as error:
-        raise ValueError(f"{error.filename or path} cannot be read ({error.strerror}): see to it") from None
+        raise ValueError(
+            f"{error.filename or path} cannot be read ({error.strerror}): mend that, or take another checkpoint"
+        ) from None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): take another checkpoint") from None

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tcc_fast.config import config_from_tree, load_config
 from tcc_fast.runs import checkpoint as checkpoints
-from tcc_fast.runs.checkpoint import load_model
+from tcc_fast.runs.checkpoint import load_model, what_does_not_fit
 from tcc_fast.runs.checkpoint_folder import drop_later_checkpoints, find_checkpoint, keep_newest, list_checkpoints
 from tcc_fast.runs.run_state import read_state
 from tcc_fast.session import open_session
@@ -101,6 +101,15 @@ def test_a_flipped_bit_is_found_and_the_file_named(copy: Path, name: str) -> Non
     file.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}\.safetensors is damaged"):
         read_state(copy)
+
+
+def test_weights_for_another_network_are_told_in_one_line() -> None:
+    with pytest.raises(RuntimeError) as mismatch:
+        torch.nn.Linear(3, 2).load_state_dict(torch.nn.Linear(4, 5).state_dict())
+    said = what_does_not_fit(mismatch.value)
+    assert said.startswith("size mismatch for weight: copying a param")
+    assert said.endswith(", and 1 more such; is the code of its encoder (model.backbone) still as it was?")
+    assert what_does_not_fit(RuntimeError("a hook of its own")).startswith("a hook of its own; is the code")
 
 
 def test_of_files_that_cannot_be_read_the_right_one_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
