@@ -124,5 +124,5 @@ def _loss_of(checkpoint: Path) -> float | None:
     try:
         loss = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["loss"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # there is none, or it is of an earlier version
+        return None  # there is none, or it is damaged
     return loss if isinstance(loss, float) else None
